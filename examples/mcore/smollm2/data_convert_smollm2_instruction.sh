@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Conversations (Alpaca style) -> the six files that tune_smollm2_135m_full_ptd.sh reads.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+INPUT=${INPUT:-$ROOT/dataset/train.parquet}
+TOKENIZER_MODEL=${TOKENIZER_MODEL:-$ROOT/model_from_hf/smollm2_hf/}
+DATA_PATH=${DATA_PATH:-$ROOT/finetune_dataset/smollm2}
+HANDLER=${HANDLER:-AlpacaStyleInstructionHandler}
+PROMPT_TYPE=${PROMPT_TYPE:-smollm2}
+MAP_KEYS=${MAP_KEYS:-'{"history":"histories"}'}
+SEQ_LENGTH=${SEQ_LENGTH:-1024}
+WORKERS=${WORKERS:-4}
+LOG_INTERVAL=${LOG_INTERVAL:-1000}
+
+mkdir -p "$(dirname "$DATA_PATH")"
+"$PYTHON" "$ROOT/preprocess_data.py" \
+    --input "$INPUT" \
+    --tokenizer-type PretrainedFromHF \
+    --tokenizer-name-or-path "$TOKENIZER_MODEL" \
+    --output-prefix "$DATA_PATH" \
+    --handler-name "$HANDLER" \
+    --prompt-type "$PROMPT_TYPE" \
+    --map-keys "$MAP_KEYS" \
+    --seq-length "$SEQ_LENGTH" \
+    --workers "$WORKERS" \
+    --log-interval "$LOG_INTERVAL" \
+    "$@"

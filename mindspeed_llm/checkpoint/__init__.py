@@ -1,0 +1,1 @@
+"""Checkpoints: safetensors and JSON, any layout in, any layout out."""

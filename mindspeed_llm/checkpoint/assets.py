@@ -1,0 +1,88 @@
+"""Owns which files of a Hugging Face directory travel with the weights, and copies them.
+
+Only files of known names and plain kinds: no code, no weights. It does not read what they say,
+except the dtype in config.json that `set_dtype` mends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from mindspeed_llm.checkpoint.tensor_file import FileRecord
+from mindspeed_llm.errors import CheckpointError
+
+CONFIG = "config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+ASSETS = (CONFIG, "generation_config.json", *TOKENIZER_FILES, "LICENSE", "NOTICE")
+
+_LIMIT = 256 * 2**20  # bytes of one asset; the largest tokenizers have about 35 MB
+
+
+def copy_assets(source: Path, target: Path, tokenizer: Path | None = None) -> list[FileRecord]:
+    """Copy the known files of `source` into the new directory `target`, flushed to the disk.
+
+    Args:
+        tokenizer: directory to take the tokenizer files from, instead of `source`.
+
+    Raises:
+        CheckpointError: no config.json, or a file too large to be what its name says.
+    """
+    if not (source / CONFIG).is_file():
+        raise CheckpointError(f"{source}: no {CONFIG}; expected a Hugging Face model directory")
+    target.mkdir()
+    records = []
+    for name in ASSETS:
+        place = tokenizer if tokenizer is not None and name in TOKENIZER_FILES else source
+        path = place / name
+        if not path.is_file():
+            continue
+        if path.stat().st_size > _LIMIT:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes; too large for this file")
+        shutil.copyfile(path, target / name)
+        records.append(flush(target / name))
+    return records
+
+
+def flush(path: Path) -> FileRecord:
+    """Flush a small file to the disk; its size and sha256."""
+    with open(path, "rb") as file:
+        data = file.read()
+        os.fsync(file.fileno())
+    return FileRecord(path.name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def write_json(path: Path, data: object) -> FileRecord:
+    """Write JSON to the new file `path`, flushed to the disk."""
+    path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return flush(path)
+
+
+def set_dtype(config: Path, dtype: torch.dtype) -> bool:
+    """Make config.json name `dtype` as that of the stored weights; whether it had to change."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    name = str(dtype).removeprefix("torch.")
+    key = "dtype" if "dtype" in values else "torch_dtype"
+    if str(values.get(key, "float32")).removeprefix("torch.") == name:
+        return False
+    values[key] = name
+    config.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return True
+
+
+def sync_tree(directory: Path) -> None:
+    """Flush the files of a directory (none deeper), and its entries, to the disk."""
+    for path in [*directory.iterdir(), directory]:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

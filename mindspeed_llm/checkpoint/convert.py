@@ -1,0 +1,332 @@
+"""Owns the conversion of weights between Hugging Face directories and our checkpoints.
+
+Tensor by tensor through the family's name table: no model is built, one tensor is in memory at a
+time, and the target appears only when it is complete. It knows no flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from mindspeed_llm.checkpoint.assets import CONFIG, copy_assets, set_dtype, sync_tree, write_json
+from mindspeed_llm.checkpoint.directory import (
+    COMMON,
+    CheckpointDir,
+    Staging,
+    find_checkpoint,
+    is_checkpoint_root,
+    sync_directory,
+    verify,
+)
+from mindspeed_llm.checkpoint.hf_source import (
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    HFWeights,
+    global_name,
+    global_shape,
+)
+from mindspeed_llm.checkpoint.progress import ByteProgress
+from mindspeed_llm.checkpoint.store import ChunkReader, Planned, merge_indexes, write_chunks
+from mindspeed_llm.checkpoint.tensor_file import TensorFileWriter
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.errors import CheckpointError
+from mindspeed_llm.logging import get_logger
+from mindspeed_llm.models.names import NameRule, expand, hf_shapes, to_hf
+from mindspeed_llm.models.registry import read_model, rules_of
+from mindspeed_llm.models.shapes import mcore_shape
+
+SHARD_BYTES = 5 * 10**9
+_MG2HF = "mg2hg"  # sic: the name that MindSpeed-LLM's converter writes below an original model
+_log = get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What a conversion did.
+
+    Attributes:
+        path: directory that was written.
+        tensors: tensors written; `nbytes`: their size.
+        skipped: redundant source tensors that were not converted (tied output layer, buffers).
+    """
+
+    path: Path
+    tensors: int
+    nbytes: int
+    skipped: tuple[str, ...] = ()
+
+
+def hf_to_mcore(
+    load_dir: Path,
+    save_dir: Path,
+    *,
+    parallel: ParallelConfig | None = None,
+    dtype: torch.dtype | None = None,
+    tokenizer: Path | None = None,
+    overwrite: bool = False,
+) -> Converted:
+    """Hugging Face safetensors -> `<save_dir>/release`.
+
+    Args:
+        parallel: layout it is meant for; checked against the model and noted, though the result
+            loads at any layout.
+        dtype: cast to this; None keeps every bit.
+        tokenizer: directory to take the tokenizer files from, instead of `load_dir`.
+        overwrite: replace a checkpoint that is in `save_dir`.
+
+    Raises:
+        CheckpointError: weights that are missing, unknown, left over, of a wrong shape or dtype, or
+            damaged; `save_dir` in use. Nothing is written then.
+        ConfigError: the layout does not divide the model.
+    """
+    weights = HFWeights(load_dir)
+    parallel = parallel or ParallelConfig()
+    parallel.check_model(weights.model)
+    _check_target(save_dir, overwrite)
+    weights.check_tied_head()
+    rules = {}
+    for rule in weights.rules:
+        key, layer = global_name(rule.mcore)
+        shape = mcore_shape(rule, weights.model)
+        planned = Planned(
+            key,
+            "model",
+            global_shape(rule, weights.model),
+            dtype or weights.dtype_of(key),
+            (*(() if layer is None else (layer,)), *(0,) * len(shape)),
+            (*(() if layer is None else (1,)), *shape),
+        )
+        rules[planned] = rule
+
+    def fetch(planned: Planned) -> torch.Tensor:
+        tensor = weights.compose(rules[planned]).reshape(planned.shape)
+        return _cast(tensor, planned.dtype, rules[planned].mcore)
+
+    total = sum(p.nbytes for p in rules)
+    staging = Staging.begin(save_dir, None)
+    try:
+        with ByteProgress("converting", total) as progress:
+            records, index = write_chunks(
+                staging.path, "model-r00000", rules, fetch, on_bytes=progress.advance
+            )
+        about = {
+            "vocab_size": weights.model.vocab_size,
+            "iteration": None,
+            "optimizer": [],
+            "layout": {
+                "processes": 1,
+                "tensor_parallel": parallel.tensor_model_parallel_size,
+                "pipeline_parallel": parallel.pipeline_model_parallel_size,
+            },
+        }
+        common = {"about": about, "state": {}, "optimizer": {}, "objects": {}, "rng": []}
+        records += staging.write_documents(merge_indexes([index]), common, load_dir, tokenizer)
+        checkpoint = staging.commit(records)
+    except BaseException:
+        staging.discard()
+        raise
+    finally:
+        weights.close()
+    return Converted(checkpoint.path, len(rules), total, tuple(weights.skipped))
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    if tensor.dtype == dtype:
+        return tensor
+    out = tensor.to(dtype)
+    if dtype == torch.float16 and not torch.equal(torch.isfinite(out), torch.isfinite(tensor)):
+        raise CheckpointError(f"{name}: has values beyond fp16's range; use bf16 or fp32")
+    return out
+
+
+def _check_target(save_dir: Path, overwrite: bool) -> None:
+    if not save_dir.exists():
+        return
+    if not save_dir.is_dir():
+        raise CheckpointError(f"{save_dir}: is a file; expected a directory to write to")
+    if is_checkpoint_root(save_dir):
+        if not overwrite:
+            raise CheckpointError(f"{save_dir}: holds a checkpoint already; choose another "
+                                  "directory, or --overwrite to replace it")  # fmt: skip
+    elif any(p for p in save_dir.iterdir() if ".tmp-" not in p.name):
+        raise CheckpointError(f"{save_dir}: not empty and no checkpoint; choose another directory")
+
+
+def mcore_to_hf(
+    load_dir: Path,
+    save_dir: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    tokenizer: Path | None = None,
+    overwrite: bool = False,
+) -> Converted:
+    """A checkpoint (of any layout) -> a directory that transformers opens as it is.
+
+    Where `save_dir` is the original Hugging Face model, as MindSpeed-LLM's converter wants it, the
+    result goes to `<save_dir>/mg2hg`, that converter's name; the original stays untouched.
+
+    Args:
+        dtype: cast to this; None keeps every bit. config.json names the dtype that is written.
+        shard_bytes: largest file, where tensors allow it.
+        tokenizer: directory to take the tokenizer files from, instead of the checkpoint's.
+        overwrite: replace a directory that is there.
+
+    Raises:
+        CheckpointError: damaged or incomplete checkpoint, tensors that are missing, left over or of
+            a wrong shape, target in use. Nothing is written then.
+    """
+    checkpoint = find_checkpoint(load_dir)
+    model = read_model(checkpoint.hf_dir)
+    reader = checkpoint.reader()
+    rules = expand(rules_of(model), model.num_layers)
+    _check_stored(checkpoint, reader, rules, model)
+    target = _hf_target(save_dir, model, overwrite)
+    needed = {c.file for s in reader.tensors.values() if s.section == "model" for c in s.chunks}
+    hf = {name for name in checkpoint.files if name.startswith("hf/")}
+    verify(checkpoint, needed | hf | {COMMON}, "full")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        records = copy_assets(checkpoint.hf_dir, staging, tokenizer)
+        tensors, nbytes = _write_hf(staging, reader, rules, model, dtype, shard_bytes)
+        written = (
+            {dtype} if dtype else {reader.tensors[global_name(r.mcore)[0]].dtype for r in rules}
+        )
+        if len(written) == 1 and set_dtype(staging / CONFIG, *written):
+            _log.info("config.json now says %s", *written)
+        assert any(record.name == CONFIG for record in records)
+        HFWeights(staging).close()  # reads it back: index, names, shapes and sizes of all files
+        sync_tree(staging)
+        _put_in_place(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    finally:
+        reader.close()
+    return Converted(target, tensors, nbytes)
+
+
+def _check_stored(
+    checkpoint: CheckpointDir, reader: ChunkReader, rules: list[NameRule], model: ModelConfig
+) -> None:
+    wanted = {global_name(rule.mcore)[0]: rule for rule in rules}
+    stored = {key for key, tensor in reader.tensors.items() if tensor.section == "model"}
+    problems = [f"missing: {key}" for key in sorted(wanted.keys() - stored)]
+    problems += [f"unknown: {key}" for key in sorted(stored - wanted.keys())]
+    for key in sorted(wanted.keys() & stored):
+        have, want = reader.tensors[key].shape, global_shape(wanted[key], model)
+        padded = wanted[key].vocab and have[1:] == want[1:] and have[0] >= want[0]
+        if have != want and not padded:
+            problems.append(f"{key} has shape {list(have)}, expected {list(want)}")
+    if problems:
+        raise CheckpointError(f"{checkpoint.path}: the weights do not fit hf/config.json "
+                              f"({model.family}): {'; '.join(problems[:12])}")  # fmt: skip
+
+
+def _hf_target(save_dir: Path, model: ModelConfig, overwrite: bool) -> Path:
+    """Where the Hugging Face directory goes; raises unless that place is free."""
+    target = save_dir
+    if (save_dir / CONFIG).is_file() and not overwrite:
+        original = read_model(save_dir)
+        if dataclasses.replace(original, dtype=model.dtype) != model:
+            raise CheckpointError(f"{save_dir}: holds a {original.family} model of another shape "
+                                  "than the checkpoint's; choose another directory")  # fmt: skip
+        target = save_dir / _MG2HF
+    if target.is_file():
+        raise CheckpointError(f"{target}: is a file; expected a directory to write to")
+    if target.is_dir() and any(target.iterdir()):
+        if not overwrite:
+            raise CheckpointError(f"{target}: not empty; choose another directory, or --overwrite "
+                                  "to replace it")  # fmt: skip
+        if not (target / CONFIG).is_file():
+            raise CheckpointError(f"{target}: not empty and no Hugging Face model; it will not be "
+                                  "replaced; choose another directory")  # fmt: skip
+    return target
+
+
+def _write_hf(
+    directory: Path,
+    reader: ChunkReader,
+    rules: list[NameRule],
+    model: ModelConfig,
+    dtype: torch.dtype | None,
+    shard_bytes: int,
+) -> tuple[int, int]:
+    """Write the weight files and their index; tensors and bytes written."""
+
+    def entries(rule: NameRule) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        kind = dtype or reader.tensors[global_name(rule.mcore)[0]].dtype
+        shapes = hf_shapes(rule, model, mcore_shape(rule, model))
+        return [(name, kind, tuple(s)) for name, s in zip(rule.hf, shapes, strict=True)]
+
+    def size(rule: NameRule) -> int:
+        return sum(torch.Size(s).numel() * kind.itemsize for _, kind, s in entries(rule))
+
+    shards = list(_shards(rules, size, shard_bytes))
+    total = sum(size(rule) for rule in rules)
+    weight_map: dict[str, str] = {}
+    with ByteProgress("converting", total) as progress:
+        for number, shard in enumerate(shards, 1):
+            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            path = directory / (WEIGHTS if len(shards) == 1 else name)
+            announced = [entry for rule in shard for entry in entries(rule)]
+            writer = TensorFileWriter(path, announced, {"format": "pt"})
+            try:
+                for rule in shard:
+                    parts = to_hf(rule, model, _whole(reader, rule, model))
+                    for (hf_name, kind, _), part in zip(entries(rule), parts, strict=True):
+                        writer.write(hf_name, _cast(part, kind, hf_name))
+                        weight_map[hf_name] = path.name
+                    progress.advance(size(rule))
+                writer.finish()
+            except BaseException:
+                writer.abort()
+                raise
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(directory / WEIGHTS_INDEX, index)
+    return len(weight_map), total
+
+
+def _shards(
+    rules: list[NameRule], size: Callable[[NameRule], int], limit: int
+) -> Iterator[list[NameRule]]:
+    shard: list[NameRule] = []
+    room = limit
+    for rule in rules:
+        if shard and size(rule) > room:
+            yield shard
+            shard, room = [], limit
+        shard.append(rule)
+        room -= size(rule)
+    yield shard
+
+
+def _whole(reader: ChunkReader, rule: NameRule, model: ModelConfig) -> torch.Tensor:
+    """The whole, unpadded megatron-core tensor of `rule`, from however many chunks."""
+    key, layer = global_name(rule.mcore)
+    shape = mcore_shape(rule, model)
+    leading = () if layer is None else (layer,)
+    out = torch.empty((*(1 for _ in leading), *shape), dtype=reader.tensors[key].dtype)
+    reader.read(key, (*leading, *(0 for _ in shape)), out)
+    return out.reshape(shape)
+
+
+def _put_in_place(staging: Path, target: Path) -> None:
+    aside = None
+    if target.is_dir() and any(target.iterdir()):
+        aside = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
+        os.replace(target, aside)
+    os.replace(staging, target)
+    sync_directory(target.parent)
+    if aside is not None:
+        shutil.rmtree(aside)

@@ -1,0 +1,268 @@
+"""Owns the reading of a Hugging Face directory's safetensors as megatron-core's global tensors.
+
+Names come from the family's table, shapes from the ModelConfig; every file and tensor is checked
+before the first is read. It writes nothing and builds no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mindspeed_llm.checkpoint.store import Stored
+from mindspeed_llm.checkpoint.tensor_file import Entry, TensorFile
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.errors import CheckpointError
+from mindspeed_llm.models.names import NameRule, expand, hf_shapes, to_mcore
+from mindspeed_llm.models.registry import read_model, rules_of
+from mindspeed_llm.models.shapes import mcore_shape
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+_INDEX_LIMIT = 64 * 2**20
+_SHOWN = 12
+_LAYERS = "decoder.layers."
+# megatron-core's layer specs store the norms before a linear layer under that layer's name, so
+# that fused and plain norms share checkpoints (`sharded_state_dict_keys_map`).
+_RENAMED = {
+    "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+    "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+}
+_TIED_HEAD = "lm_head.weight"
+_EMBEDDING = "model.embed_tokens.weight"
+_DERIVED = ".rotary_emb.inv_freq"  # a buffer that old files hold; it follows from config.json
+
+
+def global_name(mcore: str) -> tuple[str, int | None]:
+    """Key in a sharded state dict and index on its leading layer axis, of a GPTModel name.
+
+    `decoder.layers.3.mlp.linear_fc2.weight` -> (`decoder.layers.mlp.linear_fc2.weight`, 3): the
+    layers of a homogeneous stack are one global tensor. None: there is no layer axis.
+    """
+    if not mcore.startswith(_LAYERS):
+        return mcore, None
+    number, rest = mcore[len(_LAYERS) :].split(".", 1)
+    for plain, stored in _RENAMED.items():
+        if rest.startswith(plain):
+            rest = stored + rest[len(plain) :]
+    return _LAYERS + rest, int(number)
+
+
+def global_shape(rule: NameRule, model: ModelConfig) -> tuple[int, ...]:
+    """Shape of the global tensor that `rule` is a part of: with the layer axis, if it has one."""
+    layers = () if global_name(rule.mcore)[1] is None else (model.num_layers,)
+    return (*layers, *mcore_shape(rule, model))
+
+
+class HFWeights:
+    """The tensors of a Hugging Face directory, checked against the family's name table.
+
+    Raises:
+        CheckpointError: no safetensors, a hostile or wrong index, or tensors that are missing,
+            unknown, of another shape or of no floating-point dtype; lists their names.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        self.model = read_model(self.directory)
+        self.rules = expand(rules_of(self.model), self.model.num_layers)
+        self._where: dict[str, tuple[Path, Entry]] = {}
+        for path, listed in _weight_files(self.directory):
+            with TensorFile(path) as file:
+                entries = file.entries
+            if listed is not None and listed != set(entries):
+                odd = sorted(listed ^ set(entries))
+                raise CheckpointError(f"{path}: {WEIGHTS_INDEX} and the file disagree on {odd[0]}"
+                                      f" ({len(odd)} names in all)")  # fmt: skip
+            for name, entry in entries.items():
+                if name in self._where:
+                    raise CheckpointError(f"{path}: {name} is in {self._where[name][0].name} too")
+                self._where[name] = (path, entry)
+        self.skipped = self._check_names()
+        self._dtypes = self._common_dtypes()
+        self._open: TensorFile | None = None
+
+    def _check_names(self) -> list[str]:
+        """Compare with the name table; the names of redundant tensors that are not converted."""
+        wanted = {
+            name: shape
+            for rule in self.rules
+            for name, shape in zip(
+                rule.hf, hf_shapes(rule, self.model, mcore_shape(rule, self.model)), strict=True
+            )
+        }
+        skipped = [n for n in self._where if n not in wanted and n.endswith(_DERIVED)]
+        if self.model.tie_word_embeddings and _TIED_HEAD in self._where:
+            skipped.append(_TIED_HEAD)
+        lines = _listed("missing", wanted.keys() - self._where.keys())
+        lines += _listed("unknown for this family", self._where.keys() - wanted.keys() - {*skipped})
+        lines += _listed("wrong", (
+            f"{name} is {entry.dtype} {list(entry.shape)}, expected {list(wanted[name])} in fp32, "
+            "bf16 or fp16"
+            for name, (_, entry) in self._where.items()
+            if name in wanted and (entry.shape != tuple(wanted[name]) or entry.dtype not in FLOATS)
+        ))  # fmt: skip
+        if lines:
+            raise CheckpointError(f"{self.directory}: the weights do not fit config.json "
+                                  f"({self.model.family}): " + "; ".join(lines))  # fmt: skip
+        return skipped
+
+    def dtype_of(self, key: str) -> torch.dtype:
+        """The one dtype of all tensors that global tensor `key` is made of."""
+        return self._dtypes[key]
+
+    def _common_dtypes(self) -> dict[str, torch.dtype]:
+        found: dict[str, tuple[torch.dtype, str]] = {}
+        for rule in self.rules:
+            key = global_name(rule.mcore)[0]
+            for name in rule.hf:
+                dtype = self._where[name][1].dtype
+                known, first = found.setdefault(key, (dtype, name))
+                if known != dtype:
+                    raise CheckpointError(f"{self.directory}: {first} is {known}, {name} is {dtype}"
+                                          "; layers of one dtype are expected")  # fmt: skip
+        return {key: dtype for key, (dtype, _) in found.items()}
+
+    def nbytes(self) -> int:
+        """Bytes of all tensors that are converted."""
+        return sum(e.end - e.begin for n, (_, e) in self._where.items() if n not in self.skipped)
+
+    def check_tied_head(self) -> None:
+        """Raise CheckpointError if a tied model's file has an output layer of its own."""
+        if _TIED_HEAD not in self.skipped:
+            return
+        head, embedding = (self._where[name][1] for name in (_TIED_HEAD, _EMBEDDING))
+        same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
+        rows = 4096
+        for start in range(0, self.model.vocab_size, rows) if same else ():
+            box = (start, 0), (min(rows, self.model.vocab_size - start), self.model.hidden_size)
+            same = same and torch.equal(
+                self.read_box(_TIED_HEAD, *box), self.read_box(_EMBEDDING, *box)
+            )
+        if not same:
+            raise CheckpointError(
+                f"{self.directory}: config.json says tie_word_embeddings, but {_TIED_HEAD} "
+                f"differs from {_EMBEDDING}; set tie_word_embeddings to false if the output "
+                "layer is one of its own"
+            )
+
+    def read_box(self, name: str, offset: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+        """A box of one Hugging Face tensor."""
+        path, entry = self._where[name]
+        if len(entry.shape) != len(shape):
+            raise CheckpointError(f"{path}: {name} has shape {list(entry.shape)}")
+        if self._open is None or self._open.path != path:
+            self.close()
+            self._open = TensorFile(path)
+        return self._open.read_box(name, offset, shape)
+
+    def compose(self, rule: NameRule) -> torch.Tensor:
+        """The whole megatron-core tensor of `rule`; reads each of its parts once."""
+        parts = []
+        for name in rule.hf:
+            shape = self._where[name][1].shape
+            parts.append(self.read_box(name, (0,) * len(shape), shape))
+        return to_mcore(rule, self.model, parts)
+
+    def close(self) -> None:
+        """Close the file that is open, if any."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+class HFSource:
+    """A Hugging Face directory as a `TensorSource`: models of any layout load from it directly."""
+
+    def __init__(self, directory: Path) -> None:
+        self.weights = HFWeights(directory)
+        self.weights.check_tied_head()
+        self.tensors: dict[str, Stored] = {}
+        self._rules: dict[tuple[str, int | None], NameRule] = {}
+        self._last: tuple[str, torch.Tensor] | None = None
+        for rule in self.weights.rules:
+            key, layer = global_name(rule.mcore)
+            shape = global_shape(rule, self.weights.model)
+            self.tensors[key] = Stored("model", shape, self.weights.dtype_of(key))
+            self._rules[key, layer] = rule
+
+    def read(self, key: str, offset: Sequence[int], out: torch.Tensor) -> None:
+        """Fill `out` with the box of global tensor `key` at `offset`; see `TensorSource`."""
+        if (key, None) in self._rules:
+            self._read(self._rules[key, None], offset, out)
+            return
+        for number in range(out.shape[0]):
+            self._read(self._rules[key, offset[0] + number], offset[1:], out[number])
+
+    def _read(self, rule: NameRule, offset: Sequence[int], out: torch.Tensor) -> None:
+        rows = mcore_shape(rule, self.weights.model)[0]
+        count = max(min(out.shape[0], rows - offset[0]), 0)  # rows behind it are padding
+        shape = (count, *out.shape[1:])
+        if rule.op == "copy":
+            part = self.weights.read_box(rule.hf[0], offset, shape) if count else None
+        else:
+            # The halves of a gated layer are asked for one after the other: compose it once.
+            if self._last is None or self._last[0] != rule.mcore:
+                self._last = (rule.mcore, self.weights.compose(rule))
+            box = tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))
+            part = self._last[1][box]
+        if part is not None:
+            with torch.no_grad():
+                out[:count].copy_(part)
+
+
+def _weight_files(directory: Path) -> list[tuple[Path, set[str] | None]]:
+    """The weight files, each with the names that the index promises in it (None: no index)."""
+    index = directory / WEIGHTS_INDEX
+    if not index.is_file():
+        found = sorted(directory.glob("*.safetensors"))
+        if len(found) == 1:
+            return [(found[0], None)]
+        if found:
+            raise CheckpointError(f"{directory}: {len(found)} safetensors files, but no "
+                                  f"{WEIGHTS_INDEX} that says which belong together")  # fmt: skip
+        pickles = sorted([*directory.glob("*.bin"), *directory.glob("*.pt"),
+                          *directory.glob("*.pth")])  # fmt: skip
+        if pickles:
+            raise CheckpointError(f"{pickles[0]}: pickled weights are not read, since loading them "
+                                  "can run code; get the safetensors of this model, or re-save it "
+                                  "with save_pretrained(..., safe_serialization=True)")  # fmt: skip
+        raise CheckpointError(f"{directory}: no safetensors weights; expected {WEIGHTS} or "
+                              f"{WEIGHTS_INDEX}")  # fmt: skip
+    by_file: dict[str, set[str]] = {}
+    for name, file in _weight_map(index).items():
+        if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+            raise CheckpointError(f"{index}: {name} lies in {file!r:.120}; expected the name of a "
+                                  "file in the same directory")  # fmt: skip
+        if not file.endswith(".safetensors"):
+            raise CheckpointError(f"{index}: {name} lies in {file!r:.120}, which is no safetensors "
+                                  "file; other formats are not read")  # fmt: skip
+        by_file.setdefault(file, set()).add(name)
+    return [(directory / file, names) for file, names in sorted(by_file.items())]
+
+
+def _weight_map(index: Path) -> dict[str, Any]:
+    size = index.stat().st_size
+    if size > _INDEX_LIMIT:
+        raise CheckpointError(f"{index}: {size} bytes; too large for an index")
+    try:
+        value = json.loads(index.read_bytes())["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
+        raise CheckpointError(f"{index}: malformed ({err!r:.120}); expected a weight_map") from None
+    if not isinstance(value, dict) or not value:
+        raise CheckpointError(f"{index}: weight_map is no table of names")
+    return value
+
+
+def _listed(what: str, names: Iterable[str]) -> list[str]:
+    ordered = sorted(names)
+    if not ordered:
+        return []
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return [f"{what} ({len(ordered)}): {', '.join(ordered[:_SHOWN])}{more}"]

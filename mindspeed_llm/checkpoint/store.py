@@ -1,0 +1,297 @@
+"""Owns the chunk store: global tensors kept as boxes in safetensors files, and the index of them.
+
+A global tensor is written in boxes by whoever holds them and read in any other boxes, so a
+checkpoint does not depend on the parallel layout. It knows neither megatron-core nor models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mindspeed_llm.checkpoint.tensor_file import (
+    DTYPE_NAMES,
+    DTYPES,
+    FileRecord,
+    TensorFile,
+    TensorFileWriter,
+)
+from mindspeed_llm.errors import CheckpointError
+
+MAX_FILE_BYTES = 8 * 2**30
+_OPEN_FILES = 32
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]  # (offset, shape) in elements of the global tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One box about to be written: which global tensor, how large that is, and where the box lies.
+
+    `section` groups tensors that are loaded together: "model", "optimizer", "rng", "objects".
+    """
+
+    key: str
+    section: str
+    global_shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Name within the file: `key@o0,o1,...`."""
+        return f"{self.key}@{','.join(map(str, self.offset))}"
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """One written box of a global tensor."""
+
+    file: str
+    name: str
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A global tensor of a store."""
+
+    section: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    chunks: tuple[Chunk, ...] = ()
+
+
+class TensorSource(Protocol):
+    """Anything that global tensors can be read from, box by box."""
+
+    tensors: Mapping[str, Stored]
+
+    def read(self, key: str, offset: Sequence[int], out: torch.Tensor) -> None:
+        """Fill `out` with the box of `key` that begins at `offset`; casts to `out`'s dtype."""
+        ...
+
+
+def overlap(first: Box, second: Box) -> Box | None:
+    """The box that two boxes share, or None."""
+    begin = tuple(max(a, b) for a, b in zip(first[0], second[0], strict=True))
+    end = (min(a + m, b + n) for a, m, b, n in zip(*first, *second, strict=True))
+    shape = tuple(e - b for b, e in zip(begin, end, strict=True))
+    return None if any(size <= 0 for size in shape) else (begin, shape)
+
+
+def write_chunks(
+    directory: Path,
+    prefix: str,
+    plan: Iterable[Planned],
+    fetch: Callable[[Planned], torch.Tensor],
+    *,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    on_bytes: Callable[[int], None] | None = None,
+) -> tuple[list[FileRecord], dict[str, Stored]]:
+    """Write the planned boxes into `<prefix>-NNN.safetensors` files below `directory`.
+
+    Args:
+        fetch: gives the tensor of one box (shape and dtype as planned, any device); called once
+            for each box, in the order of writing, so one box is in memory at a time.
+        on_bytes: told the bytes of each box after it was written.
+
+    Returns:
+        the files, and this writer's part of the index.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    # Wide dtypes first keep every tensor aligned to its element size.
+    ordered = sorted(plan, key=lambda p: -p.dtype.itemsize)
+    records: list[FileRecord] = []
+    chunks: dict[str, list[Chunk]] = {}
+    stored: dict[str, Stored] = {}
+    for number, group in enumerate(_groups(ordered, max_file_bytes)):
+        path = directory / f"{prefix}-{number:03d}.safetensors"
+        writer = TensorFileWriter(path, [(p.name, p.dtype, p.shape) for p in group])
+        try:
+            for planned in group:
+                writer.write(planned.name, fetch(planned))
+                chunk = Chunk(path.name, planned.name, planned.offset, planned.shape)
+                chunks.setdefault(planned.key, []).append(chunk)
+                stored[planned.key] = Stored(planned.section, planned.global_shape, planned.dtype)
+                if on_bytes:
+                    on_bytes(planned.nbytes)
+            records.append(writer.finish())
+        except BaseException:
+            writer.abort()
+            raise
+    index = {k: dataclasses.replace(s, chunks=tuple(chunks[k])) for k, s in stored.items()}
+    return records, index
+
+
+def _groups(plan: Sequence[Planned], limit: int) -> list[list[Planned]]:
+    groups: list[list[Planned]] = []
+    room = 0
+    for planned in plan:
+        if not groups or planned.nbytes > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(planned)
+        room -= planned.nbytes
+    return groups
+
+
+def merge_indexes(parts: Iterable[Mapping[str, Stored]]) -> dict[str, Stored]:
+    """One index of all writers' parts; every tensor must be covered exactly once.
+
+    Raises:
+        CheckpointError: writers disagree on a tensor, or its boxes overlap or leave a hole.
+    """
+    merged: dict[str, Stored] = {}
+    for part in parts:
+        for key, new in part.items():
+            old = merged.setdefault(key, dataclasses.replace(new, chunks=()))
+            if (old.section, old.shape, old.dtype) != (new.section, new.shape, new.dtype):
+                raise CheckpointError(f"{key}: one rank holds {old.dtype} {old.shape}, another "
+                                      f"{new.dtype} {new.shape}")  # fmt: skip
+            merged[key] = dataclasses.replace(old, chunks=old.chunks + new.chunks)
+    for key, stored in merged.items():
+        _check_cover(key, stored)
+    return merged
+
+
+def _check_cover(key: str, stored: Stored) -> None:
+    whole: Box = ((0,) * len(stored.shape), stored.shape)
+    chunks = sorted(stored.chunks, key=lambda c: c.offset)
+    for number, chunk in enumerate(chunks):
+        box = (chunk.offset, chunk.shape)
+        if math.prod(chunk.shape) and overlap(box, whole) != box:
+            raise CheckpointError(f"{key}: box {box} lies outside the tensor {stored.shape}")
+        for other in chunks[number + 1 :]:
+            if stored.shape and other.offset[0] >= chunk.offset[0] + chunk.shape[0]:
+                break  # sorted by the first axis: nothing later can touch this box
+            if overlap(box, (other.offset, other.shape)):
+                raise CheckpointError(f"{key}: boxes at {chunk.offset} and {other.offset} overlap")
+    covered, size = sum(math.prod(c.shape) for c in chunks), math.prod(stored.shape)
+    if covered != size:
+        raise CheckpointError(f"{key}: {covered} of its {size} elements are there")
+
+
+def index_to_json(index: Mapping[str, Stored]) -> dict[str, Any]:
+    """JSON form of an index."""
+    return {
+        key: {
+            "section": stored.section,
+            "shape": list(stored.shape),
+            "dtype": DTYPE_NAMES[stored.dtype],
+            "chunks": [
+                {"file": c.file, "name": c.name, "offset": list(c.offset), "shape": list(c.shape)}
+                for c in stored.chunks
+            ],
+        }
+        for key, stored in index.items()
+    }
+
+
+def index_from_json(data: Any, where: str, *, whole: bool = True) -> dict[str, Stored]:
+    """Inverse of `index_to_json`, trusting nothing; `whole`: every tensor must be covered.
+
+    Raises:
+        CheckpointError: malformed, a path instead of a file name, or boxes that do not tile.
+    """
+    try:
+        index = {
+            str(key): Stored(
+                str(value["section"]),
+                _sizes(value["shape"]),
+                DTYPES[value["dtype"]],
+                tuple(
+                    Chunk(_file_name(c["file"]), str(c["name"]), _sizes(c["offset"]),
+                          _sizes(c["shape"]))
+                    for c in value["chunks"]
+                ),
+            )
+            for key, value in data.items()
+        }  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise CheckpointError(f"{where}: malformed index ({err!r:.200})") from None
+    for key, stored in index.items():
+        if any(len(c.offset) != len(stored.shape) or len(c.shape) != len(stored.shape)
+               for c in stored.chunks):  # fmt: skip
+            raise CheckpointError(f"{where}: {key} has boxes of another rank than {stored.shape}")
+        if whole:
+            _check_cover(key, stored)
+    return index
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(n) is int and n >= 0 for n in value):
+        raise ValueError(f"expected a list of sizes, found {value!r:.80}")
+    return tuple(value)
+
+
+def _file_name(value: Any) -> str:
+    if (
+        not isinstance(value, str)
+        or not value.endswith(".safetensors")
+        or Path(value).name != value
+    ):
+        raise ValueError(f"expected the name of a .safetensors file, found {value!r:.80}")
+    return value
+
+
+class ChunkReader:
+    """Reads boxes of global tensors out of a directory of chunks; a `TensorSource`."""
+
+    def __init__(self, directory: Path, index: Mapping[str, Stored]) -> None:
+        self.directory = directory
+        self.tensors: Mapping[str, Stored] = index
+        self._files: dict[str, TensorFile] = {}
+
+    def read(self, key: str, offset: Sequence[int], out: torch.Tensor) -> None:
+        """Fill `out` with the box of `key` at `offset`, reading only the bytes of that box.
+
+        Raises:
+            CheckpointError: a file is missing or contradicts the index.
+        """
+        stored = self.tensors[key]
+        wanted: Box = (tuple(offset), tuple(out.shape))
+        for chunk in stored.chunks:
+            shared = overlap(wanted, (chunk.offset, chunk.shape))
+            if shared is None:
+                continue
+            begin, shape = shared
+            inner = tuple(b - o for b, o in zip(begin, chunk.offset, strict=True))
+            part = self._checked(stored, chunk).read_box(chunk.name, inner, shape)
+            target = tuple(
+                slice(b - o, b - o + n) for b, o, n in zip(begin, offset, shape, strict=True)
+            )
+            with torch.no_grad():
+                out[target].copy_(part)
+
+    def _checked(self, stored: Stored, chunk: Chunk) -> TensorFile:
+        file = self._files.get(chunk.file)
+        if file is None:
+            if len(self._files) >= _OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
+            file = self._files[chunk.file] = TensorFile(self.directory / chunk.file)
+        entry = file.entries.get(chunk.name)
+        if entry is None or (entry.dtype, entry.shape) != (stored.dtype, chunk.shape):
+            found = f"{entry.dtype} {entry.shape}" if entry else "nothing"
+            raise CheckpointError(f"{file.path}: the index promises {chunk.name} as {stored.dtype} "
+                                  f"{chunk.shape}; the file has {found}")  # fmt: skip
+        return file
+
+    def close(self) -> None:
+        """Close the files; the next `read` opens them again."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()

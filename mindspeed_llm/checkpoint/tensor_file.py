@@ -1,0 +1,288 @@
+"""Owns the safetensors file format: slices read by position, tensors written one after the other.
+
+Files are read with `pread`, never mapped: a file cut short while it is open is an error and not a
+SIGBUS, and memory use is what the caller asked for. It knows no names and no checkpoint.
+
+Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON, data).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from mindspeed_llm.errors import CheckpointError
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+
+_HEADER_LIMIT = 100 * 2**20  # the format's own limit
+_BLOCK = 32 * 2**20  # bytes hashed and written at a time
+_SMALL_RUN = 16 * 2**10  # shorter contiguous runs are read together with what lies between them
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor of a file; `begin` and `end` are byte positions in the file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecord:
+    """A written file: name within its directory, size in bytes, sha256 as hexadecimal digits."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class TensorFile:
+    """An open safetensors file whose header was checked against the file's size.
+
+    Raises:
+        CheckpointError: missing, truncated, overlapping, oversized or malformed; names the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as err:
+            raise CheckpointError(f"{path}: cannot open ({err.strerror})") from err
+        try:
+            self.entries, self.metadata = _read_header(path, self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor `name` on the CPU."""
+        entry = self.entries[name]
+        return self.read_box(name, (0,) * len(entry.shape), entry.shape)
+
+    def read_box(self, name: str, offset: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+        """Elements `offset` ... `offset + shape` of tensor `name`, contiguous on the CPU.
+
+        Reads the bytes of the box only, up to the gaps between very short runs.
+        """
+        entry = self.entries[name]
+        box = list(zip(offset, shape, entry.shape, strict=True))
+        assert all(o >= 0 and s >= 0 and o + s <= full for o, s, full in box), (name, offset, shape)
+        out = torch.empty(tuple(shape), dtype=entry.dtype)
+        if out.numel() == 0:
+            return out
+        split = len(box)  # axes from `split` on are whole, so their bytes are one run
+        while split and box[split - 1][1] == box[split - 1][2]:
+            split -= 1
+        tail = math.prod(entry.shape[split:]) * entry.dtype.itemsize
+        run = tail * (shape[split - 1] if split else 1)
+        if split > 1 and run < _SMALL_RUN and shape[split - 2] > 1:
+            return self._read_wide(name, offset, shape, split)
+        view = memoryview(out.view(-1).view(torch.uint8).numpy())
+        for number, start in enumerate(_run_starts(entry.shape, offset, shape, split)):
+            begin = entry.begin + start * entry.dtype.itemsize
+            self._fill(view[number * run : (number + 1) * run], begin)
+        return out
+
+    def _read_wide(
+        self, name: str, offset: Sequence[int], shape: Sequence[int], split: int
+    ) -> torch.Tensor:
+        """`read_box` through the enclosing box whose last partial axis is whole."""
+        axis = split - 1
+        wide_offset, wide_shape = list(offset), list(shape)
+        wide_offset[axis], wide_shape[axis] = 0, self.entries[name].shape[axis]
+        wide = self.read_box(name, wide_offset, wide_shape)
+        return wide.narrow(axis, offset[axis], shape[axis]).contiguous()
+
+    def _fill(self, view: memoryview, position: int) -> None:
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._fd, [view[done : done + _BLOCK]], position + done)
+            except OSError as err:
+                raise CheckpointError(f"{self.path}: cannot read ({err.strerror})") from err
+            if count == 0:
+                raise CheckpointError(f"{self.path}: ends at byte {position + done}; it was cut "
+                                      "short while it was read; copy it again")  # fmt: skip
+            done += count
+
+
+def _run_starts(
+    full: Sequence[int], offset: Sequence[int], shape: Sequence[int], split: int
+) -> list[int]:
+    """First element of each contiguous run of a box, in order; axes from `split` on are whole."""
+    strides = [math.prod(full[axis + 1 :]) for axis in range(len(full))]
+    starts = [sum(o * s for o, s in zip(offset, strides, strict=True))]
+    for axis in range(max(split - 1, 0)):
+        starts = [start + i * strides[axis] for start in starts for i in range(shape[axis])]
+    return starts
+
+
+def _read_header(path: Path, fd: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    size = os.fstat(fd).st_size
+    length = int.from_bytes(os.pread(fd, 8, 0), "little")
+    if size < 8 or length > size - 8:
+        raise CheckpointError(f"{path}: not a safetensors file, or cut short: {size} bytes, the "
+                              f"header alone claims {length}")  # fmt: skip
+    if length > _HEADER_LIMIT:
+        raise CheckpointError(f"{path}: header of {length} bytes; at most {_HEADER_LIMIT} is sane")
+    try:
+        header = json.loads(os.pread(fd, length, 8), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as err:
+        raise CheckpointError(f"{path}: the safetensors header is not JSON ({err})") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: the safetensors header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: __metadata__ is not a JSON object")
+    start = 8 + length
+    entries = {name: _entry(path, name, value, start) for name, value in header.items()}
+    position = start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != position:
+            raise CheckpointError(f"{path}: tensor {name} begins at byte {entry.begin}, expected "
+                                  f"{position}: overlapping tensors or a hole")  # fmt: skip
+        position = entry.end
+    if position != size:
+        raise CheckpointError(f"{path}: {size} bytes, but its header describes {position}: "
+                              "incomplete download or damaged file")  # fmt: skip
+    return entries, metadata
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a name appears twice")
+    return out
+
+
+def _entry(path: Path, name: str, value: Any, start: int) -> Entry:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: the header's entry of {name} is not a JSON object")
+    dtype, shape, span = value.get("dtype"), value.get("shape"), value.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(f"{path}: tensor {name} has dtype {dtype!r}; known: {sorted(DTYPES)}")
+    if not _naturals(shape) or len(shape) > 16 or not _naturals(span) or len(span) != 2:
+        raise CheckpointError(f"{path}: tensor {name} has shape {shape!r:.80}, offsets {span!r:.80}"
+                              "; expected lists of integers")  # fmt: skip
+    kind = DTYPES[dtype]
+    if span[1] - span[0] != math.prod(shape) * kind.itemsize:
+        raise CheckpointError(f"{path}: tensor {name} of shape {shape} and dtype {dtype} takes "
+                              f"{math.prod(shape) * kind.itemsize} bytes; the header gives it "
+                              f"{span[1] - span[0]}")  # fmt: skip
+    return Entry(kind, tuple(shape), start + span[0], start + span[1])
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+
+
+class TensorFileWriter:
+    """Writes one safetensors file tensor by tensor; memory use is one tensor on the CPU.
+
+    Args:
+        path: file to create; it must not exist.
+        tensors: (name, dtype, shape) in the order in which they will be written.
+        metadata: the header's string-to-string table.
+
+    Raises:
+        CheckpointError: the file exists, or the disk refuses (full, read-only, quota).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        self._waiting = list(reversed(tensors))
+        header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+        position = 0
+        for name, dtype, shape in tensors:
+            assert name not in header, f"{name} twice in {path}"
+            end = position + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape),
+                            "data_offsets": [position, end]}  # fmt: skip
+            position = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # tensor data begins at a multiple of 8
+        self._hash = hashlib.sha256()
+        self._size = 0
+        try:
+            self._file = open(path, "xb", buffering=0)
+        except OSError as err:
+            raise CheckpointError(f"{path}: cannot create ({err.strerror})") from err
+        self._put(memoryview(len(text).to_bytes(8, "little") + text))
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Append `tensor`, which must be the next one announced, on any device."""
+        expected, dtype, shape = self._waiting.pop()
+        found = (name, tensor.dtype, tuple(tensor.shape))
+        assert found == (expected, dtype, tuple(shape)), f"{found}, announced {expected, shape}"
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        if flat.numel():
+            self._put(memoryview(flat.view(torch.uint8).numpy()))
+
+    def finish(self) -> FileRecord:
+        """Flush to the disk and close; every announced tensor must have been written."""
+        assert not self._waiting, f"{self.path}: {self._waiting[-1][0]} was not written"
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as err:
+            raise self._refused(err) from err
+        return FileRecord(self.path.name, self._size, self._hash.hexdigest())
+
+    def abort(self) -> None:
+        """Close without finishing; the caller removes the directory."""
+        self._file.close()
+
+    def _put(self, data: memoryview) -> None:
+        for start in range(0, len(data), _BLOCK):
+            block = data[start : start + _BLOCK]
+            self._hash.update(block)
+            done = 0
+            while done < len(block):
+                try:
+                    done += self._file.write(block[done:])
+                except OSError as err:
+                    self._file.close()
+                    raise self._refused(err) from err
+            self._size += len(block)
+
+    def _refused(self, err: OSError) -> CheckpointError:
+        return CheckpointError(f"{self.path}: cannot write after {self._size} bytes "
+                               f"({err.strerror}); free space or choose another disk")  # fmt: skip

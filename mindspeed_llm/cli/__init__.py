@@ -1,0 +1,1 @@
+"""Command lines: parse, apply patches, call; the only importers of mindspeed_llm.patches."""

@@ -1,0 +1,125 @@
+"""Owns `mindspeed-llm convert` (convert_ckpt.py): flags in, one conversion, one summary out."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from mindspeed_llm.checkpoint.convert import Converted, hf_to_mcore, mcore_to_hf
+from mindspeed_llm.checkpoint.directory import find_checkpoint
+from mindspeed_llm.config import convert as config
+from mindspeed_llm.config.flags import parse
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.errors import ConfigError
+from mindspeed_llm.models.registry import FAMILIES, read_model
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Names that guides use for a family, beside its own and its Hugging Face model types.
+_ALSO = {
+    "llama": ("llama2", "llama3", "llama3.1", "llama3.2", "llama-hf", "smollm2"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Convert weights as the flags say; raises UserError."""
+    (settings,) = parse(
+        argv,
+        config.ConvertConfig,
+        prog="convert_ckpt.py",
+        description="Hugging Face safetensors <-> Megatron-Core checkpoint",
+        always=config.ALWAYS,
+        refused=config.REFUSED,
+    )
+    start = time.monotonic()
+    if settings.load_model_type == "hf":
+        done = _to_mcore(settings)
+    else:
+        done = _to_hf(settings)
+    seconds = time.monotonic() - start
+    print(f"{done.tensors} tensors, {done.nbytes / 2**20:.1f} MiB, in {seconds:.1f} s: {done.path}")
+    return 0
+
+
+def _to_mcore(settings: config.ConvertConfig) -> Converted:
+    _check_claims(settings, read_model(settings.load_dir), settings.load_dir)
+    tp, pp = settings.target_tensor_parallel_size, settings.target_pipeline_parallel_size
+    with _target_flags():
+        done = hf_to_mcore(
+            settings.load_dir,
+            settings.save_dir,
+            parallel=ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp),
+            dtype=_dtype(settings),
+            tokenizer=settings.tokenizer_directory,
+            overwrite=settings.overwrite,
+        )
+    if done.skipped:
+        print(f"redundant, not converted: {', '.join(done.skipped[:4])}"
+              f"{' ...' if len(done.skipped) > 4 else ''}")  # fmt: skip
+    print(f"noted: TP {tp}, PP {pp}; the checkpoint loads at any other layout too")
+    return done
+
+
+@contextlib.contextmanager
+def _target_flags() -> Iterator[None]:
+    """Name the layout's flags as they are spelled here: `--target-tensor-parallel-size`."""
+    try:
+        yield
+    except ConfigError as err:
+        said = re.sub(r"--(tensor|pipeline)-model-parallel-size", r"--target-\1-parallel-size",
+                      str(err))  # fmt: skip
+        raise ConfigError(said) from None
+
+
+def _to_hf(settings: config.ConvertConfig) -> Converted:
+    checkpoint = find_checkpoint(settings.load_dir)
+    _check_claims(settings, read_model(checkpoint.hf_dir), checkpoint.hf_dir)
+    return mcore_to_hf(
+        settings.load_dir,
+        settings.save_dir,
+        dtype=_dtype(settings),
+        shard_bytes=int(settings.max_shard_gb * 10**9),
+        tokenizer=settings.tokenizer_directory,
+        overwrite=settings.overwrite,
+    )
+
+
+def _dtype(settings: config.ConvertConfig) -> torch.dtype | None:
+    return _DTYPES[settings.params_dtype] if settings.params_dtype else None
+
+
+def _check_claims(settings: config.ConvertConfig, model: ModelConfig, directory: Path) -> None:
+    """Raise ConfigError where a flag says something else of the model than its config.json."""
+    where = directory / "config.json"
+    if settings.model_type_hf is not None:
+        _check_family("--model-type-hf", settings.model_type_hf, model, where)
+    if settings.spec is not None:
+        module = settings.spec[0].rsplit(".", 1)[-1].removesuffix("_spec")
+        _check_family("--spec", module, model, where)
+    for flag, said, found in (
+        ("--add-qkv-bias", settings.add_qkv_bias, model.qkv_bias),
+        ("--post-norm", settings.post_norm, model.post_norms),
+    ):
+        if said and not found:
+            raise ConfigError(f"{flag} contradicts {where}: this {model.family} model has none; "
+                              "leave it out")  # fmt: skip
+
+
+def _check_family(flag: str, said: str, model: ModelConfig, where: Path) -> None:
+    names = {
+        family: (family, *FAMILIES[family].hf_model_types, *_ALSO.get(family, ()))
+        for family in FAMILIES
+    }
+    if said in names[model.family]:
+        return
+    fitting = ", ".join(sorted(set(names[model.family])))
+    known = ", ".join(sorted({name for aliases in names.values() for name in aliases}))
+    raise ConfigError(
+        f"{flag} {said}: {where} is a {model.family} model; expected one of {fitting} "
+        f"(known in all: {known})"
+    )

@@ -1,0 +1,76 @@
+"""Owns bringing up a model for a command of the terminal: patches, device, ranks. Rank 0 does the
+command's work, the others follow it; it knows nothing of that work."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mindspeed_llm import logging as log
+from mindspeed_llm.config.architecture import ArchitectureFlags
+from mindspeed_llm.config.inference import LoadSettings
+from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.config.train import RuntimeSettings
+
+if TYPE_CHECKING:
+    from mindspeed_llm.inference.engine import Engine
+    from mindspeed_llm.inference.load import Parts
+
+
+def lead(
+    load: LoadSettings,
+    runtime: RuntimeSettings,
+    parallel: ParallelConfig,
+    architecture: ArchitectureFlags,
+    work: Callable[[Parts, Engine], None],
+) -> int:
+    """Load the model on all ranks and do `work` on rank 0; returns the exit code.
+
+    However `work` ends, the other ranks are let go.
+    """
+    # Late, in this order: wrong flags answer at once, and megatron-core is patched for the chosen
+    # device before anything imports it.
+    from mindspeed_llm.device.detect import detect
+    from mindspeed_llm.patches import engine as patches
+
+    # megatron-core warns once an import of what nobody needs here (TE, apex), and torch of names
+    # that megatron-core uses; a conversation should not begin with a page of that.
+    warnings.filterwarnings("ignore", module=r"(megatron|torch\.distributed)\.")
+
+    device = detect(runtime.device)
+    runtime.check_backend(device.kind, device.backend)
+    patches.apply(device)
+
+    from megatron.core import parallel_state
+
+    from mindspeed_llm.device.runtime import init_distributed, local_rank, shutdown_distributed
+    from mindspeed_llm.inference.load import read_parts, start_engine
+
+    # The first rank checks before it joins the others: a user's mistake is said once.
+    first = log.rank() == 0
+    parts = read_parts(load, parallel, architecture) if first else None
+    init_distributed(device, runtime.distributed_timeout_minutes)
+    if parts is None:
+        parts = read_parts(load, parallel, architecture)
+    log.get_logger(__name__).info("device: %s (%s)", device.kind, device.reason)
+    engine = start_engine(load, parts, parallel, device.torch_device(local_rank()))
+    try:
+        if first:
+            _work(parts, engine, work)
+        else:
+            # Ctrl-C reaches every process of a terminal; what it means is decided by rank 0.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            engine.follow()
+    finally:
+        parallel_state.destroy_model_parallel()
+        shutdown_distributed()
+    return 0
+
+
+def _work(parts: Parts, engine: Engine, work: Callable[[Parts, Engine], None]) -> None:
+    try:
+        work(parts, engine)
+    finally:
+        engine.close()

@@ -1,0 +1,88 @@
+"""Owns the `train` command: flags -> settings, patches, process group, run. Knows nothing of what a
+flag means: the settings check themselves, `training` does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mindspeed_llm import logging as log
+from mindspeed_llm.config.architecture import ArchitectureFlags
+from mindspeed_llm.config.flags import parse
+from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.config.train import (
+    ALWAYS,
+    REFUSED,
+    CheckpointSettings,
+    LogSettings,
+    OptimizerSettings,
+    RuntimeSettings,
+    Settings,
+    TrainConfig,
+    TrainDataConfig,
+)
+
+
+def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
+    """Settings and statements about the model from a command line.
+
+    Raises:
+        ConfigError: an unknown, refused, malformed or contradictory flag.
+    """
+    train, data, optimizer, checkpoint, logs, runtime, parallel, architecture = parse(
+        argv,
+        TrainConfig,
+        TrainDataConfig,
+        OptimizerSettings,
+        CheckpointSettings,
+        LogSettings,
+        RuntimeSettings,
+        ParallelConfig,
+        ArchitectureFlags,
+        prog="posttrain_gpt.py",
+        description="Supervised fine-tuning on a prepared instruction data set.",
+        always=ALWAYS,
+        refused=REFUSED,
+    )
+    settings = Settings(
+        train=train,
+        data=data,
+        optimizer=optimizer,
+        checkpoint=checkpoint,
+        log=logs,
+        runtime=runtime,
+        parallel=parallel,
+    )
+    return settings, architecture
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `posttrain_gpt.py`; returns the exit code."""
+    settings, architecture = read_settings(argv)
+    log.configure()
+
+    # Late, in this order: --help and wrong flags answer at once, and megatron-core is patched for
+    # the chosen device before anything imports it.
+    from mindspeed_llm.device.detect import detect
+    from mindspeed_llm.patches import engine
+
+    device = detect(settings.runtime.device)
+    settings.runtime.check_backend(device.kind, device.backend)
+    engine.apply(device)
+
+    from mindspeed_llm.device.runtime import init_distributed, local_rank, shutdown_distributed
+    from mindspeed_llm.training.inputs import read_inputs
+    from mindspeed_llm.training.loop import train
+    from mindspeed_llm.training.setup import prepare
+
+    # The first rank checks before it joins the others: a user's mistake is said once.
+    first = log.rank() == 0
+    inputs = read_inputs(settings, architecture, check_tokenizer=True) if first else None
+    init_distributed(device, settings.runtime.distributed_timeout_minutes)
+    if inputs is None:
+        inputs = read_inputs(settings, architecture, check_tokenizer=False)
+    log.get_logger(__name__).info("device: %s (%s)", device.kind, device.reason)
+    train(prepare(settings, inputs, device.torch_device(local_rank())))
+    # Only after success: a rank that leaves in the middle of an error would wait for the others.
+    shutdown_distributed()
+    return 0

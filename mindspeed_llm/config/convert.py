@@ -1,0 +1,98 @@
+"""Owns the settings of weight conversion, named as MindSpeed-LLM 2.1 names its flags; converts
+nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from mindspeed_llm.config.flags import setting
+from mindspeed_llm.errors import ConfigError
+
+# Flags of MindSpeed-LLM's converter that state what is always so here.
+ALWAYS = {
+    "--use-mcore-models": "weights are those of megatron-core's GPTModel",
+}
+# Flags of MindSpeed-LLM's converter that are not honoured, and what to do instead.
+REFUSED = {
+    "--load-checkpoint-loosely": "a tensor that is missing or left over is an error; leave it out",
+    "--num-layers-per-virtual-pipeline-stage": "the result loads at any pipeline layout; leave it "
+    "out",
+    "--num-layer-list": "the result loads at any pipeline layout; leave it out",
+    "--noop-layers": "layers that do nothing are not supported",
+    "--lora-load": "LoRA weights are not converted yet",
+    "--save-lora-to-hf": "LoRA weights are not converted yet",
+    "--moe-grouped-gemm": "mixture-of-experts models are not supported yet",
+    "--make-vocab-size-divisible-by": "the vocabulary is padded when a model is built and stored "
+    "without padding; leave it out",
+    "--orm": "reward models are not supported",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Weight conversion"""
+
+    load_model_type: str = setting(
+        help="what is read: hf (Hugging Face safetensors) or mg (a checkpoint of ours)",
+        choices=("hf", "mg"),
+    )
+    save_model_type: str = setting(help="what is written", choices=("hf", "mg"))
+    load_dir: Path = setting(help="directory to read")
+    save_dir: Path = setting(
+        help="directory to write; for mg -> hf it may be the original Hugging Face model, then "
+        "the result goes to mg2hg/ below it"
+    )
+    model_type: str = setting("GPT", help="kind of model", choices=("GPT",))
+    model_type_hf: str | None = setting(
+        None, help="family, compared with config.json's model_type, which decides"
+    )
+    target_tensor_parallel_size: int = setting(
+        1, help="TP it is meant for; checked and noted, the result loads at any"
+    )
+    target_pipeline_parallel_size: int = setting(
+        1, help="PP it is meant for; checked and noted, the result loads at any"
+    )
+    target_expert_parallel_size: int = setting(1, help="expert parallel size", choices=(1,))
+    tokenizer_model: Path | None = setting(
+        None, help="tokenizer file or directory whose files travel with the weights"
+    )
+    params_dtype: str | None = setting(
+        None,
+        help="cast to this dtype; without it every bit is kept",
+        choices=("fp32", "bf16", "fp16"),
+    )
+    add_qkv_bias: bool = setting(False, help="the model has biases of q, k and v; is compared")
+    post_norm: bool = setting(False, help="the model has norms after its sub-layers; is compared")
+    spec: tuple[str, ...] | None = setting(
+        None, help="MindSpeed-LLM's layer spec (module and name); its family is compared"
+    )
+    max_shard_gb: float = setting(5.0, help="largest Hugging Face weight file, in 10^9 bytes")
+    overwrite: bool = setting(False, help="replace a checkpoint or model that is in --save-dir")
+
+    def __post_init__(self) -> None:
+        if self.load_model_type == self.save_model_type:
+            raise ConfigError(
+                f"--load-model-type and --save-model-type are both {self.load_model_type}; nothing "
+                "to convert: a checkpoint loads at any layout as it is"
+            )
+        sizes = (self.target_tensor_parallel_size, self.target_pipeline_parallel_size)
+        if self.save_model_type == "hf" and sizes != (1, 1):
+            raise ConfigError(
+                f"--target-tensor-parallel-size {sizes[0]} --target-pipeline-parallel-size "
+                f"{sizes[1]}: a Hugging Face directory has no layout; leave them out or give 1"
+            )
+        if not self.max_shard_gb > 0:
+            raise ConfigError(f"--max-shard-gb is {self.max_shard_gb}; expected more than 0")
+        place = self.tokenizer_model
+        if place is not None and not place.exists():
+            raise ConfigError(
+                f"--tokenizer-model {place}: no such file or directory; expected tokenizer.json "
+                "or the directory that has it"
+            )
+
+    @property
+    def tokenizer_directory(self) -> Path | None:
+        """Directory of `tokenizer_model`, which names a file or a directory."""
+        place = self.tokenizer_model
+        return place.parent if place is not None and place.is_file() else place

@@ -1,0 +1,110 @@
+"""Owns the settings of preparing data; knows neither files nor tokenizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindspeed_llm.config.flags import setting
+from mindspeed_llm.errors import ConfigError
+
+HF_PROMPT = "hf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """conversations -> the six files of a prepared data set"""
+
+    input: tuple[str, ...] = setting(
+        help="parquet, json or jsonl files, or directories (read recursively, in name order)"
+    )
+    tokenizer_name_or_path: Path = setting(help="Hugging Face directory of the model's tokenizer")
+    output_prefix: Path = setting(
+        help="where to write: PREFIX_packed_{input_ids,attention_mask,labels}_document.{bin,idx}"
+    )
+    tokenizer_type: str = setting(
+        "PretrainedFromHF", help="kind of tokenizer", choices=("PretrainedFromHF",)
+    )
+    handler_name: str = setting(
+        "AlpacaStyleInstructionHandler", help="how a row becomes a conversation"
+    )
+    prompt_type: str | None = setting(
+        None, help="chat template by name, e.g. gemma; 'hf' is --hf-chat-template"
+    )
+    hf_chat_template: bool = setting(
+        False, help="use the tokenizer's own chat template instead of --prompt-type"
+    )
+    map_keys: dict | None = setting(
+        None, help='which column holds what, e.g. {"history": "histories"}; others keep defaults'
+    )
+    seq_length: int | None = setting(
+        None, help="longest row in tokens, see --truncation; without it all rows are kept"
+    )
+    truncation: str = setting(
+        "drop",
+        help="conversations over --seq-length: 'drop' leaves them out and counts them, "
+        "'oldest-turns' and 'newest-turns' drop whole turns from the beginning or the end until "
+        "the rest fits (the system text stays), 'error' makes the run fail",
+        choices=("drop", "oldest-turns", "newest-turns", "error"),
+    )
+    pack: bool = setting(
+        False,
+        aliases=("--neat-pack",),
+        help="fill rows of exactly --seq-length with conversations that do not see each other; "
+        "both spellings store segment ids as attention_mask",
+    )
+    pad_to_multiple_of: int = setting(
+        1, help="of packed rows: each conversation begins at a multiple of this"
+    )
+    on_bad_row: str = setting(
+        "limit",
+        help="a row that cannot be used: 'skip' leaves it out and reports it, 'error' makes the "
+        "run fail after listing all of them, 'limit' skips but fails above 5 % of the rows",
+        choices=("limit", "skip", "error"),
+    )
+    verify_template: bool = setting(
+        True,
+        help="do not compare the first rows with the tokenizer's own chat template",
+        negative="--no-verify-template",
+    )
+    workers: int = setting(1, help="processes; the files are the same for any number")
+    log_interval: int = setting(1000, help="rows between two progress lines")
+    seed: int = setting(1234, help="seed of random choices, kept in the manifest")
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}: expected at least 1")
+        if self.log_interval < 1:
+            raise ConfigError(f"--log-interval {self.log_interval}: expected at least 1")
+        if self.seq_length is not None and self.seq_length < 2:
+            raise ConfigError(f"--seq-length {self.seq_length}: expected at least 2 tokens")
+        if self.truncation != "drop" and self.seq_length is None:
+            raise ConfigError(f"--truncation {self.truncation} needs --seq-length")
+        self._check_packing()
+        named = self.prompt_type not in (None, HF_PROMPT)
+        if named and self.hf_chat_template:
+            raise ConfigError(f"--prompt-type {self.prompt_type} and --hf-chat-template are two "
+                              "templates; give one of them")  # fmt: skip
+        if not named and not self.uses_hf_template:
+            raise ConfigError("no chat template: give --prompt-type (e.g. gemma), or "
+                              "--hf-chat-template for the tokenizer's own")  # fmt: skip
+
+    def _check_packing(self) -> None:
+        multiple = self.pad_to_multiple_of
+        if multiple < 1:
+            raise ConfigError(f"--pad-to-multiple-of {multiple}: expected at least 1")
+        if not self.pack:
+            if multiple > 1:
+                raise ConfigError(f"--pad-to-multiple-of {multiple} has no effect without --pack; "
+                                  "rows are padded when they are trained")  # fmt: skip
+            return
+        if self.seq_length is None:
+            raise ConfigError("--pack needs --seq-length, the tokens of a packed row")
+        if self.seq_length % multiple:
+            raise ConfigError(f"--seq-length {self.seq_length} is not a multiple of "
+                              f"--pad-to-multiple-of {multiple}")  # fmt: skip
+
+    @property
+    def uses_hf_template(self) -> bool:
+        """Whether the tokenizer's own chat template renders the conversations."""
+        return self.hf_chat_template or self.prompt_type == HF_PROMPT

@@ -1,0 +1,93 @@
+"""Owns the description of a decoder that every family is reduced to; knows neither Hugging Face nor
+megatron-core: families fill it from config.json, `models` turns it into modules."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from mindspeed_llm.errors import ModelError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """One rotary embedding.
+
+    `scaling` is None, or Llama 3.1's frequency bands (`llama3`), or positions divided by `factor`
+    (`linear`); the four numbers after it are only read by the kind that has them.
+    """
+
+    theta: float
+    scaling: Literal["llama3", "linear"] | None = None
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A dense decoder-only transformer with RMSNorm, rotary positions and a gated MLP.
+
+    Sizes are element counts; `sliding_window` counts the keys a query sees, itself included
+    (Hugging Face's meaning); soft caps are the cap value c of c * tanh(x / c).
+    """
+
+    family: str
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    norm_epsilon: float
+    activation: Literal["silu", "gelu_tanh", "gelu"]
+    tie_word_embeddings: bool
+    rope: RopeConfig
+    rope_local: RopeConfig | None = None  # of sliding layers, where they differ (Gemma3)
+    layer_types: tuple[Literal["full", "sliding"], ...] = ()  # one a layer; () means all full
+    sliding_window: int | None = None
+    attention_scale: float | None = None  # None: head_dim ** -0.5
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    embedding_scale: float | None = None  # rounded to the embedding's dtype before use, as in HF
+    zero_centered_norm: bool = False  # weight stored as w, applied as 1 + w (Gemma)
+    post_norms: bool = False  # norms after attention and MLP as well (Gemma2, Gemma3)
+    qk_norm: bool = False  # RMSNorm over head_dim of queries and keys (Gemma3, Qwen3)
+    qkv_bias: bool = False
+    output_bias: bool = False  # bias of the attention output projection
+    mlp_bias: bool = False
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the stored weights
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads",
+            "num_query_groups", "head_dim", "vocab_size", "max_position_embeddings",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ModelError(f"{self.family}: {name} is {value!r}; expected an integer >= 1")
+        if self.num_attention_heads % self.num_query_groups:
+            raise ModelError(
+                f"{self.family}: {self.num_attention_heads} attention heads are not a multiple of "
+                f"{self.num_query_groups} key/value heads"
+            )
+        if self.layer_types and len(self.layer_types) != self.num_layers:
+            raise ModelError(
+                f"{self.family}: {len(self.layer_types)} layer types for {self.num_layers} layers"
+            )
+        if "sliding" in self.layer_types and not self.sliding_window:
+            raise ModelError(f"{self.family}: sliding layers without a sliding window")
+
+    def is_sliding(self, layer: int) -> bool:
+        """Whether layer `layer` (0-based, global) attends within the sliding window."""
+        return bool(self.layer_types) and self.layer_types[layer] == "sliding"
+
+    def rope_of(self, layer: int) -> RopeConfig:
+        """Rotary embedding of layer `layer` (0-based, global)."""
+        return self.rope_local if self.rope_local and self.is_sliding(layer) else self.rope

@@ -1,0 +1,171 @@
+"""Owns rows that hold a list of messages, as ShareGPT and OpenAI write them.
+
+It knows no file format and no template. An unusable row raises RowError; none is invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mindspeed_llm.data.fields import json_list, kind_of, text, text_or_empty
+from mindspeed_llm.data.messages import Conversation, Message, RowError
+from mindspeed_llm.errors import ConfigError
+
+_SHAREGPT = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+_OPENAI = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "tool",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+_TRAINED_KEYS = ("loss", "weight")
+
+
+@dataclass(frozen=True)
+class MessageListSource:
+    """A column with a list of messages; names of keys and roles come from `tags`.
+
+    The system text is the first message's where it has the system role (an empty one stays empty),
+    else the system column's, else the template's default. An assistant's message with `loss` or
+    `weight` 0 (or false) is context only. Turns of tools are refused.
+
+    Args:
+        messages: column of the list, or of a JSON text of one.
+        system: column of the system text; None: not read.
+        tags: names in use, a value for each key of the table above.
+    """
+
+    messages: str
+    system: str | None
+    tags: Mapping[str, str]
+
+    @classmethod
+    def sharegpt(cls, map_keys: Mapping[str, Any] | None) -> MessageListSource:
+        """ShareGPT's names, overridden by `map_keys`."""
+        return cls._named("SharegptStyleInstructionHandler", "conversations", _SHAREGPT, map_keys)
+
+    @classmethod
+    def openai(cls, map_keys: Mapping[str, Any] | None) -> MessageListSource:
+        """OpenAI's names, overridden by `map_keys`."""
+        return cls._named("OpenAIInstructionHandler", "messages", _OPENAI, map_keys)
+
+    @classmethod
+    def _named(cls, handler: str, column: str, defaults: Mapping[str, str],
+               map_keys: Mapping[str, Any] | None) -> MessageListSource:  # fmt: skip
+        given = dict(map_keys or {})
+        tags = given.pop("tags", None) or {}
+        columns = {"messages": column, "system": None, **given}
+        for name, value in columns.items():
+            if name == "tools" and value:
+                raise ConfigError("--map-keys: 'tools': conversations with tools are not read by "
+                                  "this version; leave it out to train on the others")  # fmt: skip
+            if name not in ("messages", "system", "tools"):
+                raise ConfigError(f"--map-keys: no attribute {name!r}; {handler} has messages, "
+                                  "system, tags")  # fmt: skip
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"--map-keys: {name!r}: {value!r}; expected a column's name")
+        if not columns["messages"]:
+            raise ConfigError("--map-keys: 'messages' needs a column")
+        if not isinstance(tags, Mapping):
+            raise ConfigError(f"--map-keys: 'tags': {tags!r}; expected an object")
+        for name, value in tags.items():
+            if name not in defaults:
+                raise ConfigError(f"--map-keys: no tag {name!r}; there are {', '.join(defaults)}")
+            if not isinstance(value, str) or not value:
+                raise ConfigError(f"--map-keys: tag {name!r}: {value!r}; expected a name")
+        return cls(columns["messages"], columns["system"] or None, {**defaults, **tags})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See `Source.columns`."""
+        return (self.messages,) if self.system is None else (self.messages, self.system)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """See `Source.required`."""
+        return self.columns
+
+    def unread_hint(self, present: frozenset[str]) -> str | None:
+        """See `Source.unread_hint`."""
+        if self.system is not None or "system" not in present or self.messages == "system":
+            return None
+        return ("column 'system' is not read; to use it: --map-keys "
+                "'{\"system\": \"system\"}'")  # fmt: skip
+
+    def read(self, row: Mapping[str, Any]) -> Conversation:
+        """See `Source.read`."""
+        items = json_list(row.get(self.messages), self.messages, "a list of messages",
+                          kind="malformed messages")  # fmt: skip
+        system = text_or_empty(row.get(self.system), self.system) if self.system else ""
+        named: str | None = system or None
+        messages: list[Message] = []
+        for index, item in enumerate(items):
+            where = f"{self.messages}[{index}]"
+            if not isinstance(item, Mapping):
+                raise RowError(where, f"{kind_of(item)}, expected an object",
+                               kind="malformed messages")  # fmt: skip
+            if index == 0 and item.get(self.tags["role_tag"]) == self.tags["system_tag"]:
+                if item.get(self.tags["content_tag"]) is not None:
+                    named = self._content(item, where)
+                continue
+            messages.append(self._message(item, where))
+        return Conversation(tuple(messages), named)
+
+    def _message(self, item: Mapping[str, Any], where: str) -> Message:
+        role = item.get(self.tags["role_tag"])
+        field = f"{where}.{self.tags['role_tag']}"
+        if role == self.tags["user_tag"]:
+            return Message("user", text(self._content(item, where), where, "user turn"))
+        if role in (self.tags["observation_tag"], self.tags["function_tag"]) or item.get(
+            "tool_calls"
+        ):
+            raise RowError(field, f"{role!r}: turns of tools are not read by this version",
+                           kind="tool turn")  # fmt: skip
+        if role == self.tags["assistant_tag"]:
+            answer = text(self._content(item, where), where, "answer")
+            return Message("assistant", answer, _trained(item, where))
+        if role == self.tags["system_tag"]:
+            raise RowError(field, "a system message that is not the first", kind="role order")
+        known = ", ".join(
+            repr(self.tags[f"{name}_tag"]) for name in ("user", "assistant", "system")
+        )
+        raise RowError(field, f"{role!r}, expected {known} (--map-keys tags)", kind="unknown role")
+
+    def _content(self, item: Mapping[str, Any], where: str) -> str:
+        key = self.tags["content_tag"]
+        value = item.get(key)
+        if not isinstance(value, list):
+            return text_or_empty(value, f"{where}.{key}")
+        pieces: list[str] = []
+        for index, piece in enumerate(value):
+            if not isinstance(piece, Mapping) or piece.get("type") != "text":
+                raise RowError(f"{where}.{key}[{index}]", "not a piece of text",
+                               kind="not text")  # fmt: skip
+            pieces.append(text_or_empty(piece.get("text"), f"{where}.{key}[{index}].text"))
+        return "".join(pieces)
+
+
+def _trained(item: Mapping[str, Any], where: str) -> bool:
+    trained = True
+    for key in _TRAINED_KEYS:
+        value = item.get(key)
+        if value is None:
+            continue
+        if value not in (0, 1):  # true and false are 1 and 0
+            raise RowError(f"{where}.{key}", f"{value!r}, expected 0, 1, true or false",
+                           kind="malformed messages")  # fmt: skip
+        trained = trained and bool(value)
+    return trained

@@ -1,0 +1,238 @@
+"""Owns writing token rows: shards by any process, then the six files in megatron.core's format.
+
+The format is that of megatron.core.datasets.indexed_dataset (int32, one sequence a document),
+written here so that preparing data does not import megatron. It knows no template and no tokenizer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mindspeed_llm.data.manifest import KEYS, DatasetFiles
+from mindspeed_llm.data.packing import Packing, offsets, segment_ids
+from mindspeed_llm.data.render import IGNORE
+from mindspeed_llm.errors import DataError
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_INT32 = 4  # megatron.core's code of the dtype
+_BLOCK = 1 << 20
+
+
+class Shard:
+    """Rows written by one process, in order: `<stem>.input_ids`, `.labels`, `.lengths` (int32)."""
+
+    def __init__(self, stem: Path) -> None:
+        self.stem = stem
+        self._files: dict[str, BinaryIO] = {}
+
+    def __enter__(self) -> Shard:
+        for key in ("input_ids", "labels", "lengths"):
+            self._files[key] = self.path(key).open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def path(self, key: str) -> Path:
+        """File of one key."""
+        return self.stem.with_name(f"{self.stem.name}.{key}")
+
+    def add(self, ids: Sequence[int], labels: Sequence[int]) -> None:
+        """Append one row."""
+        self._files["input_ids"].write(np.asarray(ids, dtype="<i4").tobytes())
+        self._files["labels"].write(np.asarray(labels, dtype="<i4").tobytes())
+        self._files["lengths"].write(struct.pack("<i", len(ids)))
+
+
+@contextmanager
+def exclusive_scratch(files: DatasetFiles) -> Iterator[Path]:
+    """An empty directory for temporaries, removed at the end; a dead run's leftovers are removed.
+
+    Raises:
+        DataError: another live process is writing the same data set, or the place is not writable.
+    """
+    try:
+        files.scratch.mkdir(parents=True, exist_ok=True)
+        lock = (files.scratch / "lock").open("w")
+    except OSError as err:
+        raise DataError(f"--output-prefix {files.prefix}: cannot write there ({err})") from err
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise DataError(f"--output-prefix {files.prefix}: another process is writing this "
+                            "data set; wait for it, or choose another prefix") from err  # fmt: skip
+        for leftover in files.scratch.iterdir():
+            if leftover.name != "lock":
+                leftover.unlink()
+        try:
+            yield files.scratch
+        finally:
+            shutil.rmtree(files.scratch, ignore_errors=True)
+
+
+def remove_finished(files: DatasetFiles) -> None:
+    """Remove an older data set of this prefix, the manifest first, so it never looks finished."""
+    for path in (files.manifest, files.report, *files.six):
+        path.unlink(missing_ok=True)
+
+
+def write_six(files: DatasetFiles, shards: Sequence[Shard], scratch: Path) -> dict[str, Any]:
+    """Join the shards in the given order into the six files, then move those to their names.
+
+    Returns:
+        Size in bytes and sha256 of each file, by name (for the manifest).
+
+    Raises:
+        DataError: no rows, or the disk is full.
+    """
+    lengths = row_lengths(shards)
+    ones = _ones(lengths)
+    sources = {key: _joined(shards, key) for key in ("input_ids", "labels")}
+    return _write_files(files, lengths, sources | {"attention_mask": ones}, scratch)
+
+
+def write_packed(
+    files: DatasetFiles,
+    shards: Sequence[Shard],
+    packs: Sequence[Sequence[int]],
+    packing: Packing,
+    pad_id: int,
+    scratch: Path,
+) -> tuple[dict[str, Any], int]:
+    """Like `write_six`, but row n of the files holds the shards' rows `packs[n]`.
+
+    Every row has `packing.capacity` tokens. attention_mask holds segment ids 1 .. k and 0 on
+    padding; labels are -100 on padding and on the first token of a segment, which nothing precedes.
+    Rows are gathered from the shards one pack at a time.
+
+    Returns:
+        What `write_six` returns, and the number of labels that are not -100.
+
+    Raises:
+        DataError: no rows, or the disk is full.
+    """
+    lengths = row_lengths(shards)
+    labels = _Packed(shards, "labels", lengths, packs, packing, IGNORE)
+    sources: dict[str, Iterator[bytes]] = {
+        "input_ids": iter(_Packed(shards, "input_ids", lengths, packs, packing, pad_id)),
+        "attention_mask": (segment_ids(lengths[rows], packing.capacity, packing.multiple).tobytes()
+                           for rows in packs),
+        "labels": iter(labels),
+    }  # fmt: skip
+    width = np.full(len(packs), packing.capacity, dtype="<i4")
+    return _write_files(files, width, sources, scratch), labels.supervised
+
+
+def row_lengths(shards: Sequence[Shard]) -> np.ndarray:
+    """Tokens of every row of the shards, int32 [rows]."""
+    return np.concatenate(
+        [np.fromfile(s.path("lengths"), dtype="<i4") for s in shards] or [np.zeros(0, "<i4")]
+    )
+
+
+class _Packed:
+    """Bytes of one key, pack by pack; `supervised` counts values that are not -100."""
+
+    def __init__(self, shards: Sequence[Shard], key: str, lengths: np.ndarray,
+                 packs: Sequence[Sequence[int]], packing: Packing, fill: int) -> None:  # fmt: skip
+        self._packs, self._packing, self._lengths = packs, packing, lengths
+        self._fill, self._masks_first = fill, key == "labels"
+        self._paths = [shard.path(key) for shard in shards]
+        sizes = np.array([path.stat().st_size // 4 for path in self._paths], dtype=np.int64)
+        self._shard_ends = np.cumsum(sizes)
+        self._starts = np.cumsum(lengths, dtype=np.int64) - lengths
+        self._open: dict[int, np.ndarray] = {}
+        self.supervised = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for rows in self._packs:
+            packed = np.full(self._packing.capacity, self._fill, dtype="<i4")
+            lengths = self._lengths[rows]
+            for row, at, length in zip(rows, offsets(lengths, self._packing.multiple), lengths,
+                                       strict=True):  # fmt: skip
+                packed[at : at + length] = self._row(row, int(length))
+                if self._masks_first:
+                    packed[at] = self._fill
+            self.supervised += int((packed != IGNORE).sum())
+            yield packed.tobytes()
+
+    def _row(self, row: int, length: int) -> np.ndarray:
+        start = int(self._starts[row])
+        number = int(np.searchsorted(self._shard_ends, start, side="right"))
+        if number not in self._open:
+            with self._paths[number].open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._open[number] = np.frombuffer(mapped, dtype="<i4")
+        start -= int(self._shard_ends[number - 1]) if number else 0
+        return self._open[number][start : start + length]
+
+
+def _write_files(
+    files: DatasetFiles,
+    lengths: np.ndarray,
+    sources: Mapping[str, Iterator[bytes]],
+    scratch: Path,
+) -> dict[str, Any]:
+    if not len(lengths):
+        raise DataError(f"--output-prefix {files.prefix}: no rows to write")
+    described: dict[str, Any] = {}
+    try:
+        for key in KEYS:
+            described[files.data(key).name] = _write(scratch / files.data(key).name, sources[key])
+            described[files.index(key).name] = _write(scratch / files.index(key).name,
+                                                      _index(lengths))  # fmt: skip
+        for path in files.six:
+            os.replace(scratch / path.name, path)
+    except OSError as err:
+        raise DataError(f"--output-prefix {files.prefix}: writing failed: {err}") from err
+    return described
+
+
+def _write(path: Path, blocks: Iterator[bytes]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for block in blocks:
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
+def _joined(shards: Sequence[Shard], key: str) -> Iterator[bytes]:
+    for shard in shards:
+        with shard.path(key).open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+
+
+def _ones(lengths: np.ndarray) -> Iterator[bytes]:
+    left = int(lengths.sum(dtype=np.int64))
+    while left:
+        count = min(left, _BLOCK)
+        yield np.ones(count, dtype="<i4").tobytes()
+        left -= count
+
+
+def _index(lengths: np.ndarray) -> Iterator[bytes]:
+    count = len(lengths)
+    starts = np.zeros(count, dtype="<i8")
+    np.cumsum(lengths[:-1].astype("<i8") * 4, out=starts[1:])
+    yield _MAGIC + struct.pack("<QBQQ", 1, _INT32, count, count + 1)
+    yield lengths.astype("<i4").tobytes()
+    yield starts.tobytes()
+    yield np.arange(count + 1, dtype="<i8").tobytes()

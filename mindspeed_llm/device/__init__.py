@@ -1,0 +1,1 @@
+"""Devices: npu, cuda or cpu; detection and collective backends."""

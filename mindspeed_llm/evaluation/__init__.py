@@ -1,0 +1,1 @@
+"""Multi-turn recall and loss, offline."""

@@ -1,0 +1,1 @@
+"""Token ids in, token ids out, with a KV cache; chat on top."""

@@ -1,0 +1,302 @@
+"""Owns generation: token ids in, token ids out, with a KV cache that stays valid between turns.
+
+It knows no text, no template and no terminal. Rank 0 calls the methods; all other ranks of the
+model's parallel layout sit in `follow` and do the same steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+
+from mindspeed_llm.errors import ConfigError
+from mindspeed_llm.inference.ranks import Ranks
+from mindspeed_llm.inference.sampling import GREEDY, Sampler, Sampling
+from mindspeed_llm.inference.stages import Stages
+
+IGNORE = -100
+_PREFILL_CHUNK = 512  # bounds the attention scores of a long prompt
+
+
+@dataclasses.dataclass
+class Reply:
+    """What came of one prompt.
+
+    Attributes:
+        ids: generated ids, without the stop id.
+        stop: "stop" after a stop id, "length" after the allowed number of tokens, None while it
+            runs or if nobody took it to its end.
+        prompt_tokens: length of the prompt.
+        cached_tokens: how many of them were in the cache already.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    ids: list[int] = dataclasses.field(default_factory=list)
+    stop: Literal["stop", "length"] | None = None
+
+
+class Engine:
+    """Generates with one model.
+
+    Args:
+        stages: this rank's part of the model.
+        ranks: the ranks of the layout.
+        stop_ids: ids that end a reply.
+        context: longest sequence, prompt and reply together, in tokens.
+    """
+
+    def __init__(
+        self, stages: Stages, ranks: Ranks, *, stop_ids: Sequence[int], context: int
+    ) -> None:
+        self.stages, self.ranks = stages, ranks
+        self.stop_ids = frozenset(stop_ids)
+        self.context = context
+        self._cache = stages.cache(1, context)
+        self._held: list[int] = []  # ids whose keys and values the cache holds
+
+    def stream(
+        self, prompt: Sequence[int], *, sampling: Sampling = GREEDY, max_new_tokens: int
+    ) -> tuple[Reply, Iterator[int]]:
+        """Start a reply; rank 0 only.
+
+        Returns:
+            The reply, filled while the iterator is taken, and the iterator of its ids. Closing the
+            iterator early ends the reply on all ranks.
+
+        Raises:
+            ConfigError: the prompt is empty, or longer than the context allows.
+        """
+        self._check([prompt], max_new_tokens)
+        reply = Reply(prompt_tokens=len(prompt))
+        return reply, self._lead(reply, list(prompt), sampling, max_new_tokens)
+
+    def generate(
+        self, prompt: Sequence[int], *, sampling: Sampling = GREEDY, max_new_tokens: int
+    ) -> Reply:
+        """A whole reply; see `stream`."""
+        reply, tokens = self.stream(prompt, sampling=sampling, max_new_tokens=max_new_tokens)
+        for _ in tokens:
+            pass
+        return reply
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling = GREEDY,
+        max_new_tokens: int,
+        batch_size: int = 8,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Reply]:
+        """Replies to prompts of any lengths; each is the one `generate` gives. Rank 0 only.
+
+        Args:
+            prompts: one list of ids each.
+            sampling: every prompt is drawn with its own generator of the same seed.
+            max_new_tokens: per reply.
+            batch_size: prompts decoded together; those of similar length go together.
+            progress: called with the number of replies done since the last call.
+        """
+        self._check(prompts, max_new_tokens)
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        replies = [Reply(prompt_tokens=len(prompt)) for prompt in prompts]
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            rows = [list(prompts[index]) for index in chosen]
+            self.ranks.request({"do": "batch", "prompts": rows, "limit": max_new_tokens,
+                                "sampling": dataclasses.asdict(sampling)})  # fmt: skip
+            for index, done in zip(
+                chosen, self._batch(rows, sampling, max_new_tokens), strict=True
+            ):
+                replies[index] = done
+            if progress is not None:
+                progress(len(chosen))
+        return replies
+
+    def likelihood(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[tuple[float, int]]:
+        """(sum of negative log-likelihoods in nats, number of targets) of each row; rank 0 only.
+
+        Args:
+            rows: ids and labels; a label is -100 or the id at its place. The first id of a row is
+                never a target.
+        """
+        for ids, labels in rows:
+            if len(ids) != len(labels) or not ids:
+                raise ConfigError(f"{len(ids)} ids with {len(labels)} labels; expected as many")
+        found: list[tuple[float, int]] = []
+        for ids, labels in rows:
+            message = {"do": "likelihood", "ids": list(ids), "labels": list(labels)}
+            self.ranks.request(message)
+            found.append(self._likelihood(message["ids"], message["labels"]))
+        return found
+
+    def forget(self) -> None:
+        """Nothing of earlier prompts is reused by the next one; rank 0 only."""
+        self.ranks.request({"do": "forget"})
+        self._held.clear()
+
+    def close(self) -> None:
+        """Let the other ranks leave `follow`; rank 0 only, last."""
+        self.ranks.request({"do": "close"})
+
+    def follow(self) -> None:
+        """Do what rank 0 asks for until it calls `close`; all other ranks, once."""
+        while True:
+            request = self.ranks.request()
+            if request["do"] == "close":
+                return
+            self._obey(request)
+
+    def _obey(self, request: dict[str, Any]) -> None:
+        if request["do"] == "forget":
+            self._held.clear()
+        elif request["do"] == "likelihood":
+            self._likelihood(request["ids"], request["labels"])
+        elif request["do"] == "batch":
+            self._batch(request["prompts"], Sampling(**request["sampling"]), request["limit"])
+        elif request["do"] == "reply":
+            steps = self._steps(request["prompt"], Sampling(**request["sampling"]))
+            while self.ranks.go_on():
+                next(steps)
+        else:
+            raise AssertionError(f"unknown request {request['do']!r}")
+
+    def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        assert self.ranks.is_leader, "rank 0 leads, the others follow"
+        if max_new_tokens < 1:
+            raise ConfigError(f"--max-new-tokens is {max_new_tokens}; expected 1 or more")
+        for prompt in prompts:
+            if not prompt:
+                raise ConfigError("the prompt is empty; expected at least one token")
+            if len(prompt) + max_new_tokens > self.context:
+                raise ConfigError(
+                    f"the prompt has {len(prompt)} tokens and --max-new-tokens is "
+                    f"{max_new_tokens}: together more than the context of {self.context}; "
+                    "shorten the prompt, lower --max-new-tokens, or raise --seq-length if the "
+                    "model allows it"
+                )
+
+    def _lead(
+        self, reply: Reply, prompt: list[int], sampling: Sampling, limit: int
+    ) -> Iterator[int]:
+        self.ranks.request(
+            {"do": "reply", "prompt": prompt, "sampling": dataclasses.asdict(sampling)}
+        )
+        # However this generator ends, the others are told: they wait for a yes before each step.
+        is_open = True
+        try:
+            reply.cached_tokens = self._reusable(prompt)
+            steps = self._steps(prompt, sampling)
+            while reply.stop is None:
+                self.ranks.go_on(True)
+                token = next(steps)
+                if token in self.stop_ids:
+                    reply.stop = "stop"
+                    return
+                reply.ids.append(token)
+                if len(reply.ids) == limit:
+                    reply.stop = "length"
+                    # The last id is handed out with the reply already over, so that whoever
+                    # does not ask for more than he needs still leaves it finished.
+                    is_open = self.ranks.go_on(False)
+                yield token
+        finally:
+            if is_open:
+                self.ranks.go_on(False)
+
+    def _reusable(self, prompt: Sequence[int]) -> int:
+        """Ids at the front of `prompt` that the cache holds; the last one is always run anew,
+        because its logits are needed."""
+        common = 0
+        for held, wanted in zip(self._held, prompt[:-1], strict=False):
+            if held != wanted:
+                break
+            common += 1
+        return common
+
+    def _steps(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        """Endless reply to `prompt`; the same ids on every rank."""
+        reused = self._reusable(prompt)
+        del self._held[reused:]
+        self._cache.sequence_len_offset = reused  # drops what is behind
+        sampler = Sampler(sampling)
+        fresh = list(prompt[reused:])
+        while True:
+            logits = self._feed(fresh)
+            token = self._choose(sampler, logits, rows=1)[0]
+            fresh = [token]
+            yield token
+
+    def _feed(self, ids: list[int]) -> torch.Tensor | None:
+        logits = None
+        for first in range(0, len(ids), _PREFILL_CHUNK):
+            chunk = ids[first : first + _PREFILL_CHUNK]
+            logits = self.stages.forward(torch.tensor([chunk]), self._cache)
+            self._held += chunk
+        return logits
+
+    def _choose(
+        self, sampler: Sampler, logits: torch.Tensor | None, rows: int,
+        drawn: Sequence[int] | None = None,
+    ) -> list[int]:  # fmt: skip
+        """Next ids, chosen where the logits are complete and the same everywhere."""
+        tokens = [0] * rows
+        if self.ranks.is_source:
+            assert logits is not None
+            tokens = sampler(logits[:, -1], rows=drawn).tolist()
+        return self.ranks.share(tokens, src=self.ranks.source)
+
+    def _batch(self, prompts: list[list[int]], sampling: Sampling, limit: int) -> list[Reply]:
+        """Prompts that all begin in column 0. Past the shortest one, a row whose prompt goes on
+        takes its own next id instead of a drawn one: no padding, no positions of its own."""
+        rows, lengths = len(prompts), [len(prompt) for prompt in prompts]
+        cache = self.stages.cache(rows, max(lengths) + limit)
+        sampler = Sampler(sampling, rows)
+        replies = [Reply(prompt_tokens=length) for length in lengths]
+        column = min(lengths)
+        fresh = [prompt[:column] for prompt in prompts]
+        while True:
+            logits = None
+            for first in range(0, len(fresh[0]), _PREFILL_CHUNK):
+                chunk = [row[first : first + _PREFILL_CHUNK] for row in fresh]
+                logits = self.stages.forward(torch.tensor(chunk), cache)
+            due = [
+                row for row in range(rows) if lengths[row] <= column and replies[row].stop is None
+            ]
+            drawn = self._choose(sampler, logits, rows, due) if due else [0] * rows
+            for row in due:
+                self._take(replies[row], drawn[row], limit)
+            if all(reply.stop for reply in replies):
+                return replies
+            fresh = [
+                [prompts[row][column] if column < lengths[row] else drawn[row]]
+                for row in range(rows)
+            ]
+            column += 1
+
+    def _take(self, reply: Reply, token: int, limit: int) -> None:
+        if token in self.stop_ids:
+            reply.stop = "stop"
+            return
+        reply.ids.append(token)
+        if len(reply.ids) == limit:
+            reply.stop = "length"
+
+    def _likelihood(self, ids: list[int], labels: list[int]) -> tuple[float, int]:
+        logits = self.stages.forward(torch.tensor([ids]))
+        targets = torch.tensor(labels[1:])
+        wanted = targets != IGNORE
+        loss = 0.0
+        if self.ranks.is_source:
+            assert logits is not None
+            kept = logits[0, :-1][wanted.to(logits.device)].float()
+            chosen = kept.log_softmax(-1).gather(-1, targets[wanted].to(kept.device)[:, None])
+            loss = -float(chosen.double().sum())
+        (loss,) = self.ranks.share([loss], src=self.ranks.source, dtype=torch.float64)
+        return loss, int(wanted.sum())

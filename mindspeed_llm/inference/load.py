@@ -1,0 +1,157 @@
+"""Owns bringing a model up to talk: checks that checkpoint, tokenizer, template and flags belong
+together, cuts the ranks into groups, loads the weights. It knows no prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from mindspeed_llm.checkpoint.directory import model_directory
+from mindspeed_llm.checkpoint.state import load_weights
+from mindspeed_llm.config.architecture import ArchitectureFlags
+from mindspeed_llm.config.inference import DEFAULT_CONTEXT, LoadSettings
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.data.hf_template import HfChatTemplate
+from mindspeed_llm.data.render import Renderer
+from mindspeed_llm.data.templates import find_template
+from mindspeed_llm.data.tokenizer import Tokenizer, load_tokenizer
+from mindspeed_llm.errors import CheckpointError, ConfigError
+from mindspeed_llm.inference.engine import Engine
+from mindspeed_llm.inference.ranks import Ranks
+from mindspeed_llm.inference.stages import Stages
+from mindspeed_llm.logging import get_logger
+from mindspeed_llm.models.build import build_model
+from mindspeed_llm.models.registry import read_model
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+_log = get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What belongs to a model besides its weights, checked.
+
+    `renderer` is None where no chat template was asked for.
+    """
+
+    model: ModelConfig
+    tokenizer: Tokenizer
+    renderer: Renderer | None
+    context: int
+
+
+def read_parts(
+    settings: LoadSettings, parallel: ParallelConfig, architecture: ArchitectureFlags
+) -> Parts:
+    """Read and check everything but the weights; needs no process group.
+
+    Raises:
+        CheckpointError: no checkpoint at --load.
+        ConfigError: flags, tokenizer and checkpoint do not belong together.
+        TemplateError: the template does not fit the tokenizer.
+    """
+    load = settings.load
+    if not load.exists():
+        raise CheckpointError(
+            f"--load {load}: no such directory; expected a checkpoint made by convert_ckpt.py, a "
+            "training run, or a Hugging Face model"
+        )
+    if parallel.sequence_parallel:
+        raise ConfigError(
+            "--sequence-parallel cannot be honoured here: a single new token cannot be split over "
+            "its sequence; drop it"
+        )
+    directory = model_directory(load)
+    model = read_model(directory)
+    architecture.check(model, parallel)
+    parallel.check_model(model)
+    tokenizer = read_tokenizer(settings.tokenizer_name_or_path, directory, model)
+    return Parts(
+        model=model,
+        tokenizer=tokenizer,
+        renderer=_renderer(settings, tokenizer),
+        context=_context(settings, model),
+    )
+
+
+def read_tokenizer(given: Path | None, directory: Path, model: ModelConfig) -> Tokenizer:
+    """The tokenizer at `given`, or that of the model's `directory`, which must be the same.
+
+    Raises:
+        ConfigError: none, or the tokenizer of another model.
+    """
+    bundled = any((directory / name).is_file() for name in _TOKENIZER_FILES)
+    if given is None and not bundled:
+        raise ConfigError(
+            f"--load: {directory} has no tokenizer; give --tokenizer-name-or-path DIRECTORY"
+        )
+    own = load_tokenizer(directory, "--load") if bundled else None
+    tokenizer = own if given is None else load_tokenizer(given)
+    assert tokenizer is not None
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ConfigError(
+            f"--tokenizer-name-or-path {given or directory} has {tokenizer.vocab_size} tokens, the "
+            f"model of --load has {model.vocab_size}; use the tokenizer of the model"
+        )
+    if own is not None and own.sha256 != tokenizer.sha256:
+        raise ConfigError(
+            f"--tokenizer-name-or-path {given} (vocabulary hash {tokenizer.sha256[:12]}) is not "
+            f"the tokenizer of the model at --load ({own.sha256[:12]}); use that one"
+        )
+    return tokenizer
+
+
+def _renderer(settings: LoadSettings, tokenizer: Tokenizer) -> Renderer | None:
+    if settings.prompt_type is not None:
+        return Renderer(tokenizer, find_template(settings.prompt_type))
+    if settings.hf_chat_template:
+        return Renderer(tokenizer, HfChatTemplate(tokenizer))
+    return None
+
+
+def _context(settings: LoadSettings, model: ModelConfig) -> int:
+    longest = model.max_position_embeddings
+    asked = settings.seq_length
+    if asked is not None and asked > longest:
+        raise ConfigError(
+            f"--seq-length {asked} is beyond the model's {longest} positions; lower it"
+        )
+    return asked if asked is not None else min(longest, DEFAULT_CONTEXT)
+
+
+def start_engine(
+    settings: LoadSettings, parts: Parts, parallel: ParallelConfig, device: torch.device
+) -> Engine:
+    """Build the model, load its weights; the process group exists and megatron-core is patched.
+
+    Raises:
+        ConfigError: the number of processes is not TP x PP.
+        CheckpointError: damaged weights, or weights of another model.
+    """
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    world = dist.get_world_size()
+    if parallel.data_parallel_size(world) != 1:
+        raise ConfigError(
+            f"{world} processes, but TP {tp} x PP {pp} needs {tp * pp}: replicas would say the "
+            f"same; start {tp * pp}"
+        )
+    if not parallel_state.model_parallel_is_initialized():
+        parallel_state.initialize_model_parallel(tp, pp)
+    tensor_parallel.model_parallel_cuda_manual_seed(1234)  # layers ask for it; nothing is drawn
+    dtype = torch.bfloat16 if settings.bf16 else torch.float32
+    model = build_model(parts.model, parallel, dtype=dtype, perform_initialization=False)
+    model.to(device)
+    load_weights(settings.load, [model])
+    model.eval().requires_grad_(False)
+    count = sum(p.numel() for p in model.parameters())
+    _log.info("%s: %.1f M parameters on this rank, %s", parts.model.family, count / 1e6, dtype)
+    stops = (*parts.tokenizer.eos_ids, *parts.model.eos_token_ids)
+    if parts.renderer is not None:
+        stops = (*parts.renderer.stop_ids, *stops)
+    # Ranks are numbered by TP first, so the last stage is the last TP ranks.
+    return Engine(Stages(model, device), Ranks(world - tp), stop_ids=stops, context=parts.context)

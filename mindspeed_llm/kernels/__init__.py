@@ -1,0 +1,1 @@
+"""Kernels: a plain-torch reference first, then the vendor's call."""

@@ -1,0 +1,36 @@
+"""Owns activation functions of gated MLPs as named functions (a config that holds one can be copied
+and pickled); knows no module.
+
+Shapes: x [..., 2f] is gate and up projection side by side; results are [..., f].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """GELU by its tanh approximation (Hendrycks and Gimpel 2016), Gemma's activation."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
+}
+
+
+def swiglu(x: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up (Shazeer 2020) of x = [gate, up]."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def geglu(x: torch.Tensor) -> torch.Tensor:
+    """gelu_tanh(gate) * up (Shazeer 2020, with tanh-GELU) of x = [gate, up]."""
+    gate, up = x.chunk(2, dim=-1)
+    return gelu_tanh(gate) * up

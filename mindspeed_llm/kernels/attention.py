@@ -1,0 +1,128 @@
+"""Owns causal attention in plain torch: sliding window, soft cap, grouped queries, cached keys.
+
+Shapes, megatron-core's order: query [sq, b, n, d]; key and value [sk, b, g, d] with n a multiple
+of g; result [sq, b, n * d]. The queries are the last sq of the sk positions, so sq < sk means that
+earlier keys come from a cache.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def visible_keys(
+    queries: int, keys: int, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    """Boolean [sq, sk], True where the query may look; None where it may look everywhere.
+
+    Query i stands at position keys - queries + i and sees itself and what is before it, at most
+    `window` keys, itself included (transformers' meaning of `sliding_window`).
+    """
+    if queries == 1 and (window is None or window >= keys):
+        return None
+    at = torch.arange(keys - queries, keys, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None, :]
+    seen = key <= at
+    return seen if window is None else seen & (key > at - window)
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    hidden: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Causal attention; scores are scaled, then capped to softcap * tanh(score / softcap).
+
+    Args:
+        query: [sq, b, n, d], floating.
+        key: [sk, b, g, d], same dtype.
+        value: [sk, b, g, d], same dtype.
+        scale: factor of the scores, e.g. d ** -0.5.
+        window: keys a query sees, itself included; None: all before it.
+        softcap: cap of the scaled scores (Gemma 2), or None. Without it torch's
+            scaled_dot_product_attention does the work, with it the scores are written out, since
+            no fused kernel of torch has a cap.
+        hidden: boolean [sq or 1, sk] or [b or 1, 1, sq or 1, sk], True where a key is hidden. It
+            adds to causality and window and never replaces them. A query that sees no key gets 0.
+        dropout: probability with which attention weights are dropped.
+
+    Returns:
+        [sq, b, n * d] in query's dtype.
+    """
+    sq, batch, heads, dim = query.shape
+    sk, _, groups, _ = key.shape
+    assert sq <= sk, f"{sq} queries but only {sk} keys"
+    q, k, v = query.permute(1, 2, 0, 3), key.permute(1, 2, 0, 3), value.permute(1, 2, 0, 3)
+    if window is not None and window >= sk:
+        window = None
+    empty = None
+    plain = hidden is None and window is None and sq == sk and softcap is None
+    mask = None if plain else visible_keys(sq, sk, window, query.device)
+    if hidden is not None:
+        mask = ~hidden if mask is None else mask & ~hidden
+        empty = ~mask.any(-1, keepdim=True)
+        mask = mask | empty  # finite numbers, and gradients, for rows that are zeroed below
+    if softcap is None:
+        out = _fused(q, k, v, mask, causal=plain and sq > 1, scale=scale, dropout=dropout)
+    else:
+        out = _explicit(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout)
+    if empty is not None:
+        out = out.masked_fill(empty, 0.0)
+    return out.permute(2, 0, 1, 3).reshape(sq, batch, heads * dim)
+
+
+def _fused(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> torch.Tensor:
+    """[b, n, sq, d] through scaled_dot_product_attention; k, v [b, g, sk, d]."""
+    batch, heads, sq, dim = q.shape
+    groups = k.shape[1]
+    same = mask is None or mask.dim() < 3 or mask.shape[-3] == 1  # one mask for all heads
+    if sq == 1 and groups < heads and same:
+        # One new token: the queries of a group become the rows of one product; no key is repeated.
+        rows = q.reshape(batch, groups, heads // groups, dim)
+        out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, dropout_p=dropout,
+                                             scale=scale)  # fmt: skip
+        return out.reshape(batch, heads, 1, dim)
+    if groups < heads:
+        k, v = (t.repeat_interleave(heads // groups, dim=1) for t in (k, v))
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale
+    )
+
+
+def _explicit(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scale: float,
+    softcap: float,
+    dropout: float,
+) -> torch.Tensor:
+    """[b, n, sq, d] with the scores written out, softmax in float32; k, v [b, g, sk, d]."""
+    batch, heads, sq, dim = q.shape
+    groups, sk = k.shape[1], k.shape[2]
+    rows = q.reshape(batch, groups, heads // groups * sq, dim)
+    scores = torch.matmul(rows, k.transpose(-1, -2)).view(batch, heads, sq, sk)
+    scores = torch.tanh(scores.float() * (scale / softcap)) * softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = F.dropout(scores.softmax(-1).to(v.dtype), dropout)
+    weights = weights.view(batch, groups, heads // groups * sq, sk)
+    return torch.matmul(weights, v).view(batch, heads, sq, dim)

@@ -1,0 +1,62 @@
+"""Owns rotary position embedding in plain torch: inverse frequencies and the rotation.
+
+Shapes: s positions, b batch, n heads, d head dimension. Dimension i turns together with i + d/2
+(as in GPT-NeoX and transformers), not with its neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def inverse_frequencies(dim: int, theta: float, *, factor: float = 1.0) -> torch.Tensor:
+    """theta ** (-2i / dim), float32 [dim / 2] on the CPU (Su et al. 2021).
+
+    `factor` > 1 stretches positions linearly (Chen et al. 2023). The order of operations is
+    transformers', so that the bits are too.
+    """
+    exponent = torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim
+    frequencies = 1.0 / (theta**exponent)
+    return frequencies if factor == 1.0 else frequencies / factor
+
+
+def llama3_frequencies(
+    frequencies: torch.Tensor,
+    *,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_max_position: int,
+) -> torch.Tensor:
+    """Llama 3.1's stretching by bands of wavelength, of [d / 2] inverse frequencies.
+
+    Wavelengths below original_max_position / high_freq_factor stay, those above
+    original_max_position / low_freq_factor are divided by `factor`, between the two it is
+    interpolated (Llama 3.1 reference code; the rounding is transformers').
+    """
+    wavelength = 2 * math.pi / frequencies
+    longest = original_max_position / low_freq_factor
+    shortest = original_max_position / high_freq_factor
+    stretched = torch.where(wavelength > longest, frequencies / factor, frequencies)
+    smooth = (original_max_position / wavelength - low_freq_factor) / (
+        high_freq_factor - low_freq_factor
+    )
+    blended = (1 - smooth) * stretched / factor + smooth * stretched
+    between = ~(wavelength < shortest) & ~(wavelength > longest)
+    return torch.where(between, blended, stretched)
+
+
+def angles(positions: int, frequencies: torch.Tensor) -> torch.Tensor:
+    """Angles of positions 0 .. positions-1: float32 [s, 1, 1, d], both halves alike."""
+    steps = torch.arange(positions, dtype=torch.float32, device=frequencies.device)
+    half = torch.outer(steps, frequencies)
+    return torch.cat((half, half), dim=-1)[:, None, None, :]
+
+
+def rotate(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """x [s, b, n, d] turned by angle [s, 1, 1, d]; cosine and sine are rounded to x's dtype."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return x * angle.cos().to(x.dtype) + turned * angle.sin().to(x.dtype)

@@ -1,0 +1,93 @@
+"""Owns the megatron-core configuration of our decoders and the facts about megatron-core's versions
+that building one needs. Layers read it; it knows no layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.kernels.activation import ACTIVATIONS
+
+# Off unless asked for: each needs apex, Transformer Engine, CUDA kernels or torch.compile. Megatron
+# versions differ in which of them exist; one that a version lacks cannot be on there either.
+_OFF = (
+    "apply_rope_fusion",
+    "bias_activation_fusion",
+    "bias_dropout_fusion",
+    "fused_single_qkv_rope",
+    "gradient_accumulation_fusion",
+    "masked_softmax_fusion",
+    "persist_layer_norm",
+    "use_te_activation_func",
+)
+
+
+@dataclasses.dataclass
+class DecoderConfig(TransformerConfig):
+    """megatron-core's TransformerConfig and, in `model`, all that it has no field for."""
+
+    model: ModelConfig | None = None
+
+    @property
+    def decoder(self) -> ModelConfig:
+        """`model`, which every configuration made by `transformer_config` has."""
+        assert self.model is not None, "make a DecoderConfig with transformer_config(...)"
+        return self.model
+
+
+def transformer_config(
+    model: ModelConfig, parallel: ParallelConfig, *, dtype: torch.dtype, **overrides: Any
+) -> DecoderConfig:
+    """megatron-core configuration of `model` cut as `parallel` says.
+
+    Args:
+        model: the architecture.
+        parallel: the layout; it must fit (`ParallelConfig.check_model`).
+        dtype: of parameters and activations: float32, bfloat16 or float16.
+        overrides: TransformerConfig fields of the installed megatron-core, e.g.
+            `recompute_granularity`, `perform_initialization`, `deterministic_mode`.
+
+    Returns:
+        A configuration that is safe without CUDA, apex and Transformer Engine; it can be copied
+        and pickled.
+
+    Raises:
+        ConfigError: the layout does not fit the model.
+        TypeError: an override that the installed megatron-core does not know.
+    """
+    parallel.check_model(model)
+    known = inspect.signature(DecoderConfig).parameters
+    fields: dict[str, Any] = {name: False for name in _OFF if name in known}
+    fields |= {
+        "model": model,
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.num_query_groups,
+        "kv_channels": model.head_dim,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": model.norm_epsilon,
+        "layernorm_zero_centered_gamma": model.zero_centered_norm,
+        "qk_layernorm": model.qk_norm,
+        "gated_linear_unit": True,
+        "activation_func": ACTIVATIONS[model.activation],
+        "add_bias_linear": False,  # biases are chosen per linear layer, see models.layers
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        "sequence_parallel": parallel.sequence_parallel,
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bf16": dtype is torch.bfloat16,
+        "fp16": dtype is torch.float16,
+        "use_cpu_initialization": True,
+    }
+    return DecoderConfig(**(fields | overrides))

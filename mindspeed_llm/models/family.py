@@ -1,0 +1,136 @@
+"""Owns what a model family is, and the rows that the families' name tables share.
+
+It knows the names on both sides and no module; `registry` holds the list of families.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.models.hf_config import HFConfig
+from mindspeed_llm.models.names import NameRule
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """One model family.
+
+    Attributes:
+        name: our name, `ModelConfig.family`.
+        hf_model_types: values of `model_type` in config.json.
+        parse: config.json as a dictionary -> ModelConfig; raises ModelError.
+        rules: the name table for a model of this family.
+    """
+
+    name: str
+    hf_model_types: tuple[str, ...]
+    parse: Callable[[Mapping[str, Any]], ModelConfig]
+    rules: Callable[[ModelConfig], tuple[NameRule, ...]]
+
+
+def common_fields(config: HFConfig, *, tied: bool) -> dict[str, Any]:
+    """ModelConfig arguments that every family spells alike.
+
+    Args:
+        config: the file being read.
+        tied: the family's default of `tie_word_embeddings`, which files may leave out.
+    """
+    heads = config.integer("num_attention_heads")
+    hidden = config.integer("hidden_size")
+    head_dim = config.integer("head_dim", None)
+    if head_dim is None:
+        if hidden % heads:
+            config.wrong("hidden_size", f"a multiple of {heads} attention heads, or head_dim")
+        head_dim = hidden // heads
+    config.must_be("attention_dropout", 0, 0.0)
+    return {
+        "num_layers": config.integer("num_hidden_layers"),
+        "hidden_size": hidden,
+        "ffn_hidden_size": config.integer("intermediate_size"),
+        "num_attention_heads": heads,
+        "num_query_groups": config.integer("num_key_value_heads", heads),
+        "head_dim": head_dim,
+        "vocab_size": config.integer("vocab_size"),
+        "max_position_embeddings": config.integer("max_position_embeddings"),
+        "norm_epsilon": config.number("rms_norm_eps"),
+        "tie_word_embeddings": config.flag("tie_word_embeddings", tied),
+        "bos_token_id": config.token_id("bos_token_id"),
+        "eos_token_ids": config.token_ids("eos_token_id"),
+        "pad_token_id": config.token_id("pad_token_id"),
+        "dtype": config.dtype(),
+    }
+
+
+_LAYER = "decoder.layers.{i}."
+_HF = "model.layers.{i}."
+
+
+def _attention_rules(model: ModelConfig) -> list[NameRule]:
+    ours, theirs = _LAYER + "self_attention.", _HF + "self_attn."
+    qkv = tuple(f"{theirs}{p}_proj" for p in "qkv")
+    rows = [
+        NameRule(mcore=ours + "linear_qkv.weight", hf=tuple(n + ".weight" for n in qkv), op="qkv"),
+        NameRule(mcore=ours + "linear_proj.weight", hf=(theirs + "o_proj.weight",)),
+    ]
+    if model.qkv_bias:
+        rows.append(NameRule(mcore=ours + "linear_qkv.bias", hf=tuple(n + ".bias" for n in qkv),
+                             op="qkv"))  # fmt: skip
+    if model.output_bias:
+        rows.append(NameRule(mcore=ours + "linear_proj.bias", hf=(theirs + "o_proj.bias",)))
+    if model.qk_norm:
+        rows += [NameRule(mcore=f"{ours}{p}_layernorm.weight", hf=(f"{theirs}{p}_norm.weight",))
+                 for p in "qk"]  # fmt: skip
+    return rows
+
+
+def _mlp_rules(model: ModelConfig) -> list[NameRule]:
+    ours, theirs = _LAYER + "mlp.", _HF + "mlp."
+    rows = []
+    for part in ("weight", "bias") if model.mlp_bias else ("weight",):
+        rows += [
+            NameRule(mcore=f"{ours}linear_fc1.{part}", op="gate_up",
+                     hf=(f"{theirs}gate_proj.{part}", f"{theirs}up_proj.{part}")),
+            NameRule(mcore=f"{ours}linear_fc2.{part}", hf=(f"{theirs}down_proj.{part}",)),
+        ]  # fmt: skip
+    return rows
+
+
+def decoder_rules(model: ModelConfig) -> tuple[NameRule, ...]:
+    """Name table of a decoder whose Hugging Face names are Llama's, with the extras of `model`.
+
+    With `post_norms` (Gemma2, Gemma3) Hugging Face's `post_attention_layernorm` is the norm behind
+    the attention, and `pre_feedforward_layernorm` the one before the MLP; without, the first of
+    these names is the norm before the MLP. Our norms behind a sub-layer belong to its last linear
+    layer (see `mindspeed_llm.models.layers.PostNormRowParallelLinear`).
+    """
+    before_mlp = "pre_feedforward_layernorm" if model.post_norms else "post_attention_layernorm"
+    rows = [
+        NameRule(mcore="embedding.word_embeddings.weight", hf=("model.embed_tokens.weight",),
+                 vocab=True),
+        NameRule(mcore=_LAYER + "input_layernorm.weight", hf=(_HF + "input_layernorm.weight",)),
+        *_attention_rules(model),
+        NameRule(mcore=_LAYER + "pre_mlp_layernorm.weight", hf=(f"{_HF}{before_mlp}.weight",)),
+        *_mlp_rules(model),
+        NameRule(mcore="decoder.final_layernorm.weight", hf=("model.norm.weight",)),
+    ]  # fmt: skip
+    if model.post_norms:
+        rows += [
+            NameRule(mcore=_LAYER + "self_attention.linear_proj.post_layernorm.weight",
+                     hf=(_HF + "post_attention_layernorm.weight",)),
+            NameRule(mcore=_LAYER + "mlp.linear_fc2.post_layernorm.weight",
+                     hf=(_HF + "post_feedforward_layernorm.weight",)),
+        ]  # fmt: skip
+    if not model.tie_word_embeddings:
+        rows.append(NameRule(mcore="output_layer.weight", hf=("lm_head.weight",), vocab=True))
+    return tuple(rows)

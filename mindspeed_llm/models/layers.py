@@ -1,0 +1,246 @@
+"""Owns attention, rotary tables and the layer specification of our decoders as megatron-core
+modules; the arithmetic is in `kernels`, the names of the weights are in `family`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from megatron.core import tensor_parallel
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.inference.contexts import BaseInferenceContext
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from mindspeed_llm.config.model import ModelConfig, RopeConfig
+from mindspeed_llm.kernels.attention import attention
+from mindspeed_llm.kernels.rotary import angles, inverse_frequencies, llama3_frequencies, rotate
+from mindspeed_llm.models.decoder_config import DecoderConfig
+from mindspeed_llm.models.linear import (
+    DownLinear,
+    GateUpLinear,
+    OutputLinear,
+    PostNormRowParallelLinear,
+    QKVLinear,
+)
+from mindspeed_llm.models.norm import RMSNorm
+
+
+def frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:
+    """Inverse frequencies of `rope`, float32 [head_dim / 2], bit-equal to transformers'."""
+    if rope.scaling == "linear":
+        return inverse_frequencies(head_dim, rope.theta, factor=rope.factor)
+    plain = inverse_frequencies(head_dim, rope.theta)
+    if rope.scaling is None:
+        return plain
+    return llama3_frequencies(
+        plain,
+        factor=rope.factor,
+        low_freq_factor=rope.low_freq_factor,
+        high_freq_factor=rope.high_freq_factor,
+        original_max_position=rope.original_max_position,
+    )
+
+
+class RotaryTables(RotaryEmbedding):
+    """Rotary angles for all layers of a model: [s, 1, 1, d], or [s, 1, 1, 2d] when sliding layers
+    have a base of their own (Gemma 3): the full layers' table, then the sliding layers'.
+
+    megatron-core hands one tensor to all layers; `DecoderSelfAttention` takes its own half.
+    """
+
+    def __init__(self, config: DecoderConfig, **groups: Any) -> None:
+        model = config.decoder
+        super().__init__(model.head_dim, 1.0, use_cpu_initialization=True, **groups)
+        ropes = [model.rope] if model.rope_local is None else [model.rope, model.rope_local]
+        self.inv_freq = torch.stack([frequencies(rope, model.head_dim) for rope in ropes])
+        self._table: torch.Tensor | None = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> RotaryTables:
+        """Follow the model to its device, but stay float32 when the model is cast."""
+        self.inv_freq = self.inv_freq.to(fn(self.inv_freq).device)
+        self._table = None
+        return super()._apply(fn, recurse)
+
+    def forward(self, max_seq_len: int, offset: int = 0, **groups: Any) -> torch.Tensor:
+        """Angles of positions 0 .. max_seq_len - 1, every table side by side; the longest stays."""
+        assert offset == 0, "positions start at 0"
+        if self._table is None or self._table.shape[0] < max_seq_len:
+            self._table = torch.cat([angles(max_seq_len, row) for row in self.inv_freq], dim=-1)
+        return self._table[:max_seq_len]
+
+
+class CoreAttention(MegatronModule):
+    """Causal softmax attention with sliding window, soft cap and grouped queries.
+
+    Replaces megatron-core's DotProductAttention, which has no soft cap, lets a window replace the
+    mask instead of adding to it, and cannot take several new tokens on top of cached keys.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        attention_dropout: float | None = None,
+        softmax_scale: float | None = None,
+        cp_comm_type: str | None = None,
+        **groups: Any,
+    ) -> None:
+        super().__init__(config=config)
+        assert attention_type == "self" and attn_mask_type is AttnMaskType.causal
+        assert config.context_parallel_size == 1, "context parallelism needs another attention"
+        model = config.decoder
+        sliding = model.is_sliding(layer_number - 1)
+        self.window = model.sliding_window if sliding else None
+        self.softcap = model.attention_softcap
+        scale = model.attention_scale if softmax_scale is None else softmax_scale
+        self.scale = model.head_dim**-0.5 if scale is None else scale
+        dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        self.dropout = dropout
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: torch.Tensor | None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+    ) -> torch.Tensor:
+        """[sq, b, n, d], [sk, b, g, d] twice -> [sq, b, n * d], heads of this rank.
+
+        `attention_mask` is megatron-core's: boolean, broadcastable to [b, 1, sq, sk], True where a
+        key is hidden; causality and window hold besides it, for cached keys as well, whatever
+        `attn_mask_type` says.
+        """
+        if attention_bias is not None or packed_seq_params is not None:
+            raise ValueError("this attention takes neither an attention bias nor packed sequences")
+        dropout = self.dropout if self.training else 0.0
+        # Heads are spread over TP ranks: each must draw its own mask. With sequence parallelism
+        # the whole layer already runs under the tracker.
+        own = dropout > 0 and not self.config.sequence_parallel
+        fork = tensor_parallel.get_cuda_rng_tracker().fork if own else contextlib.nullcontext
+        with fork():
+            return attention(
+                query, key, value, scale=self.scale, window=self.window, softcap=self.softcap,
+                hidden=attention_mask, dropout=dropout,
+            )  # fmt: skip
+
+
+class DecoderSelfAttention(SelfAttention):
+    """megatron-core's self-attention with this layer's rotary table, and a KV cache that holds keys
+    already turned, so that a decoding step costs one token and not the whole prefix."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *args: Any,
+        rotary_pos_emb: torch.Tensor | None = None,
+        **options: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[s, b, h] -> ([s, b, h], bias); `rotary_pos_emb` is what RotaryTables gives."""
+        model = self.config.decoder
+        if rotary_pos_emb is not None and model.rope_local is not None:
+            half = 1 if model.is_sliding(self.layer_number - 1) else 0
+            rotary_pos_emb = rotary_pos_emb.chunk(2, dim=-1)[half]
+        return super().forward(
+            hidden_states, attention_mask, *args, rotary_pos_emb=rotary_pos_emb, **options
+        )
+
+    def _adjust_key_value_for_inference(
+        self,
+        inference_context: BaseInferenceContext | None,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rotary_pos_emb: tuple[torch.Tensor, torch.Tensor] | None,
+        *args: Any,
+        **options: Any,
+    ) -> tuple[Any, ...]:
+        """Write new keys and values into the static cache and return all up to here.
+
+        Keys are turned before they are stored, whereas megatron-core stores them unturned and turns
+        the whole prefix at every step. Positions are absolute, so moving `sequence_len_offset`
+        back still drops the end of the cache.
+        """
+        if inference_context is None or not inference_context.is_static_batching():
+            return super()._adjust_key_value_for_inference(
+                inference_context, query, key, value, rotary_pos_emb, *args, **options
+            )
+        start = inference_context.sequence_len_offset
+        end, size = start + key.size(0), inference_context.max_sequence_length
+        if end > size:
+            raise ValueError(f"{end} positions do not fit a KV cache of {size}")
+        rows = slice(
+            inference_context.batch_size_offset, inference_context.batch_size_offset + key.size(1)
+        )
+        cache = inference_context.key_value_memory_dict
+        if self.layer_number not in cache:
+            shape = (size, inference_context.max_batch_size, *key.shape[2:])
+            cache[self.layer_number] = (key.new_zeros(shape), value.new_zeros(shape))
+        keys, values = cache[self.layer_number]
+        if rotary_pos_emb is not None:
+            table = rotary_pos_emb[0][start:end]
+            key, rotary_pos_emb = rotate(key, table), (table, None)
+        keys[start:end, rows] = key
+        values[start:end, rows] = value
+        # The mask type tells CoreAttention nothing: it aligns the queries with the last keys.
+        return (
+            query,
+            keys[:end, rows],
+            values[:end, rows],
+            rotary_pos_emb,
+            self.attn_mask_type,
+            None,
+        )
+
+
+def layer_spec(model: ModelConfig) -> ModuleSpec:
+    """megatron-core's TransformerLayer built from the modules here and in `linear` and `norm`."""
+    qk_norm = RMSNorm if model.qk_norm else IdentityOp
+    attention_spec = ModuleSpec(
+        module=DecoderSelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=QKVLinear,
+            core_attention=CoreAttention,
+            linear_proj=PostNormRowParallelLinear if model.post_norms else OutputLinear,
+            q_layernorm=qk_norm,
+            k_layernorm=qk_norm,
+        ),
+    )
+    mlp = ModuleSpec(
+        module=MLP,
+        submodules=MLPSubmodules(
+            linear_fc1=GateUpLinear,
+            linear_fc2=PostNormRowParallelLinear if model.post_norms else DownLinear,
+        ),
+    )
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=attention_spec,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=mlp,
+            mlp_bda=get_bias_dropout_add,
+            # As in megatron-core's own specifications, so that checkpoints are interchangeable.
+            sharded_state_dict_keys_map={
+                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+            },
+        ),
+    )

@@ -1,0 +1,106 @@
+"""Owns how one Megatron-Core tensor is made of Hugging Face tensors and taken apart again.
+
+Pure tensor shuffling in both directions, bit-exact; it knows neither files nor process groups.
+Names contain `{i}` for the 0-based layer index where the tensor belongs to a layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.errors import CheckpointError
+
+Op = Literal["copy", "qkv", "gate_up"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NameRule:
+    """One row of a family's name table.
+
+    Attributes:
+        mcore: name in `GPTModel.state_dict()` of the whole model (one process), e.g.
+            `decoder.layers.{i}.self_attention.linear_qkv.weight`.
+        hf: the Hugging Face names it is made of: one for `copy`, (q, k, v) for `qkv`,
+            (gate, up) for `gate_up`.
+        op: `copy`; `qkv`: rows grouped per query group as [q..., k, v] (megatron-core's
+            SelfAttention.linear_qkv); `gate_up`: rows [gate; up] (MLP.linear_fc1, gated).
+        vocab: dim 0 is the vocabulary, padded in Megatron-Core and cut to `vocab_size` here.
+    """
+
+    mcore: str
+    hf: tuple[str, ...]
+    op: Op = "copy"
+    vocab: bool = False
+
+    def __post_init__(self) -> None:
+        wanted = {"copy": 1, "qkv": 3, "gate_up": 2}[self.op]
+        assert len(self.hf) == wanted, f"{self.mcore}: {self.op} takes {wanted} names"
+
+    @property
+    def per_layer(self) -> bool:
+        return "{i}" in self.mcore
+
+
+def hf_shapes(rule: NameRule, model: ModelConfig, mcore_shape: tuple[int, ...]) -> list[tuple]:
+    """Shapes of `rule.hf` given the whole (unpadded) mcore tensor's shape, in order."""
+    if rule.op == "copy":
+        return [tuple(mcore_shape)]
+    rest = tuple(mcore_shape[1:])
+    if rule.op == "gate_up":
+        return [(mcore_shape[0] // 2, *rest)] * 2
+    q = model.num_attention_heads * model.head_dim
+    kv = model.num_query_groups * model.head_dim
+    return [(q, *rest), (kv, *rest), (kv, *rest)]
+
+
+def to_mcore(rule: NameRule, model: ModelConfig, tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Whole Megatron-Core tensor from the Hugging Face tensors of `rule.hf`, same dtype."""
+    if rule.op == "copy":
+        return tensors[0]
+    if rule.op == "gate_up":
+        return torch.cat(tensors)
+    groups, dim = model.num_query_groups, model.head_dim
+    per_group = model.num_attention_heads // groups
+    rest = tensors[0].shape[1:]
+    q, k, v = tensors
+    parts = [
+        q.reshape(groups, per_group * dim, *rest),
+        k.reshape(groups, dim, *rest),
+        v.reshape(groups, dim, *rest),
+    ]
+    return torch.cat(parts, dim=1).reshape(-1, *rest)
+
+
+def to_hf(rule: NameRule, model: ModelConfig, tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Inverse of `to_mcore`: contiguous Hugging Face tensors in the order of `rule.hf`."""
+    if rule.op == "copy":
+        return [tensor.contiguous()]
+    if rule.op == "gate_up":
+        return [half.contiguous() for half in tensor.chunk(2)]
+    groups, dim = model.num_query_groups, model.head_dim
+    per_group = model.num_attention_heads // groups
+    rest = tensor.shape[1:]
+    grouped = tensor.reshape(groups, (per_group + 2) * dim, *rest)
+    q, k, v = grouped.split([per_group * dim, dim, dim], dim=1)
+    return [part.reshape(-1, *rest).contiguous() for part in (q, k, v)]
+
+
+def expand(rules: tuple[NameRule, ...], num_layers: int) -> list[NameRule]:
+    """The table with every `{i}` written out, layer by layer; refuses a name used twice."""
+    out: list[NameRule] = [r for r in rules if not r.per_layer]
+    for i in range(num_layers):
+        out += [
+            dataclasses.replace(r, mcore=r.mcore.format(i=i), hf=tuple(n.format(i=i) for n in r.hf))
+            for r in rules
+            if r.per_layer
+        ]
+    seen: set[str] = set()
+    for name in (n for r in out for n in (r.mcore, *r.hf)):
+        if name in seen:
+            raise CheckpointError(f"the name table uses {name} twice")
+        seen.add(name)
+    return out

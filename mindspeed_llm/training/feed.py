@@ -1,0 +1,71 @@
+"""Owns the way from a prepared data set to the micro-batches of an iteration; the position in the
+data is a number of consumed samples, nothing else. Knows neither models nor files' formats.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+
+from mindspeed_llm.training.batch import MicroBatch, Row, deal, stack
+
+
+class Samples(Protocol):
+    """What is asked of a data set: rows with `input_ids` and unshifted `labels`, int64 [length]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, torch.Tensor]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How rows become micro-batches on this rank.
+
+    `length` is the padded length of all, or None for the longest of each micro-batch, rounded up
+    to a multiple of `multiple`; `pad_id` is any token of the vocabulary.
+    """
+
+    batch_size: int
+    micro_batch_size: int
+    dp_rank: int
+    dp_size: int
+    length: int | None
+    multiple: int
+    pad_id: int
+
+
+class Feed:
+    """Micro-batches of this rank, global batch by global batch.
+
+    Args:
+        samples: the rows of one split.
+        row_at: position in the stream of samples -> row number; the same on every rank.
+        batching: see there.
+    """
+
+    def __init__(self, samples: Samples, row_at: Callable[[int], int], batching: Batching) -> None:
+        self._samples, self._row_at, self._batching = samples, row_at, batching
+
+    @property
+    def batches(self) -> int:
+        """Global batches that hold every row once; the last may be smaller."""
+        return -(-len(self._samples) // self._batching.batch_size)
+
+    def micro_batches(self, consumed: int, *, once: bool = False) -> list[MicroBatch]:
+        """This rank's share of the global batch that follows `consumed` samples.
+
+        With `once` the last batch ends with the rows, instead of going on into the next epoch.
+        """
+        how = self._batching
+        end = consumed + how.batch_size
+        end = min(end, len(self._samples)) if once else end
+        numbers = [self._row_at(position) for position in range(consumed, end)]
+        rows = [Row.shifted(self._samples[number]) for number in numbers]
+        return [
+            stack(group, pad_id=how.pad_id, length=how.length, multiple=how.multiple)
+            for group in deal(rows, how.micro_batch_size, how.dp_rank, how.dp_size)
+        ]

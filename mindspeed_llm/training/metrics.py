@@ -1,0 +1,170 @@
+"""Owns the numbers of a run: one record an iteration, the file of records, the loss curve, and the
+time that is left. Knows neither how they are shown nor where they come from.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+RECORDS = "train.jsonl"
+CURVE = "loss.png"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over one global batch: of the loss in nats, and of token counts."""
+
+    loss_sum: float
+    supervised: int
+    real_tokens: int
+    padded_tokens: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy of a supervised token, nats."""
+        return self.loss_sum / self.supervised
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """One iteration. Rates count real tokens, not padding; `lr` is the rate that the step used."""
+
+    iteration: int
+    consumed_samples: int
+    loss: float
+    lr: float
+    grad_norm: float
+    seconds: float
+    tokens_per_second: float
+    supervised_tokens_per_second: float
+    supervised_share: float
+    padding_share: float
+
+    @classmethod
+    def of(
+        cls,
+        totals: Totals,
+        *,
+        iteration: int,
+        consumed: int,
+        lr: float,
+        norm: float,
+        seconds: float,
+    ) -> Record:
+        """From the sums of an iteration that took `seconds` of wall time."""
+        return cls(
+            iteration=iteration,
+            consumed_samples=consumed,
+            loss=totals.loss,
+            lr=lr,
+            grad_norm=norm,
+            seconds=seconds,
+            tokens_per_second=totals.real_tokens / seconds,
+            supervised_tokens_per_second=totals.supervised / seconds,
+            supervised_share=totals.supervised / totals.real_tokens,
+            padding_share=1 - totals.real_tokens / totals.padded_tokens,
+        )
+
+
+class Clock:
+    """Time left, from the mean of the latest iterations; the first, which warms up, is not kept."""
+
+    def __init__(self, window: int = 20) -> None:
+        self._latest: collections.deque[float] = collections.deque(maxlen=window)
+        self._seen = 0
+
+    def add(self, seconds: float) -> None:
+        """Count an iteration that took `seconds`."""
+        self._seen += 1
+        if self._seen == 2:
+            self._latest.clear()
+        self._latest.append(seconds)
+
+    def left(self, iterations: int) -> float:
+        """Seconds that `iterations` more will take."""
+        return iterations * sum(self._latest) / len(self._latest)
+
+
+class RecordFile:
+    """JSON lines, one an iteration or evaluation; a continued run cuts off what it will do again.
+
+    Each line is written at once, so a killed run leaves all it did.
+    """
+
+    def __init__(self, directory: Path, *, after: int) -> None:
+        """Open `directory`/train.jsonl and keep its lines up to iteration `after` (0: none)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / RECORDS
+        kept = [line for line in read_records(self.path) if line["iteration"] <= after]
+        fresh = self.path.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(fresh, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Lines of a record file; none if it is missing. A line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def draw_curve(records: Path, image: Path) -> str:
+    """Draw the losses of a record file to `image`; returns a sentence for the user.
+
+    matplotlib is not a requirement: without it nothing is drawn, and the sentence says how to
+    get it.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return f"no {image.name}: pip install matplotlib, and it is drawn at the end of training"
+    lines = read_records(records)
+    steps = [line for line in lines if "loss" in line]
+    figure = Figure(figsize=(7, 4), dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    alone = "." if len(steps) == 1 else ""  # a line of one point would not be seen
+    axes.plot([s["iteration"] for s in steps], [s["loss"] for s in steps], alone, label="training")
+    checks = [line for line in lines if "validation_loss" in line]
+    if checks:
+        x, y = [c["iteration"] for c in checks], [c["validation_loss"] for c in checks]
+        axes.plot(x, y, "o-", label="validation")
+        axes.legend()
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss (nats per supervised token)")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    fresh = image.with_suffix(".tmp")
+    figure.savefig(fresh, format="png")
+    os.replace(fresh, image)
+    return f"loss curve: {image}"

@@ -1,0 +1,80 @@
+"""Owns the data-parallel wrapper, AdamW over it, and the guarded update; megatron-core's own parts,
+put together for per-token losses. Knows neither data nor schedules.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+
+from mindspeed_llm.config.train import OptimizerSettings
+from mindspeed_llm.errors import TrainingError
+
+
+def wrap_model(model: torch.nn.Module, *, sharded_state: bool) -> DistributedDataParallel:
+    """Gradient buffers (fp32) and their reduction over data-parallel ranks around `model`.
+
+    `model.config` must have `calculate_per_token_loss`: gradients are summed over micro-batches
+    and ranks and divided once by the supervised tokens of the global batch.
+    """
+    config = model.config
+    assert config.calculate_per_token_loss
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=sharded_state,
+        overlap_grad_reduce=False,
+        # A NaN is found below, on all ranks together, instead of by an assertion on one of them.
+        check_for_nan_in_grad=False,
+    )
+    wrapped = DistributedDataParallel(config, ddp_config, model)
+    config.finalize_model_grads_func = finalize_model_grads
+    return wrapped
+
+
+def build_optimizer(
+    model: DistributedDataParallel, settings: OptimizerSettings, dtype: torch.dtype
+) -> MegatronOptimizer:
+    """AdamW with fp32 main weights; norms and biases are not decayed."""
+    config = OptimizerConfig(
+        optimizer=settings.optimizer,
+        lr=settings.lr,
+        min_lr=settings.min_lr,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.adam_beta1,
+        adam_beta2=settings.adam_beta2,
+        adam_eps=settings.adam_eps,
+        clip_grad=settings.clip_grad,
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+        use_distributed_optimizer=settings.use_distributed_optimizer,
+    )
+    return get_megatron_optimizer(config, [model])
+
+
+def update(optimizer: MegatronOptimizer, loss: float) -> float:
+    """Clip and take one optimizer step; returns the global gradient norm before clipping.
+
+    Gradients must be finalized (reduced and divided). All ranks see the same `loss` and norm, so
+    all of them stop together.
+
+    Raises:
+        TrainingError: `loss` or the gradient norm is not finite; no weight was changed.
+    """
+    optimizer.prepare_grads()
+    norm = float(optimizer.get_grad_norm())
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingError(f"loss is {loss} and the gradient norm {norm}; expected finite numbers")
+    limit = optimizer.config.clip_grad
+    if limit > 0 and norm > limit:
+        for part in optimizer.chained_optimizers:
+            clip_grad_by_total_norm_fp32(part.get_parameters(), limit, norm)
+    optimizer.step_with_ready_grads()
+    return norm

@@ -1,0 +1,212 @@
+"""Owns putting a run together: process groups' layout, model, weights, optimizer, schedule, data,
+continuation. Knows neither flags nor iterations; `inputs` has read and checked everything before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+
+from mindspeed_llm.checkpoint.state import load_training, load_weights, save_training
+from mindspeed_llm.config.train import Settings
+from mindspeed_llm.data.dataset import GlobalBatchSampler
+from mindspeed_llm.device.runtime import seed_everything
+from mindspeed_llm.errors import ConfigError
+from mindspeed_llm.logging import get_logger
+from mindspeed_llm.models.build import build_model
+from mindspeed_llm.training.feed import Batching, Feed
+from mindspeed_llm.training.inputs import Inputs
+from mindspeed_llm.training.loop import Job
+from mindspeed_llm.training.loss import SupervisedPositions
+from mindspeed_llm.training.optimizer import build_optimizer, wrap_model
+from mindspeed_llm.training.schedule import build_schedule, check_schedule, restore_schedule
+from mindspeed_llm.training.step import Replica
+
+_log = get_logger(__name__)
+
+
+def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
+    """A job that is ready to go; the process group exists, megatron-core is patched.
+
+    Raises:
+        ConfigError: a batch or schedule that does not fit, or a run that cannot be continued with
+            these settings; before the model is built.
+        CheckpointError: see `load_training` and `load_weights`.
+    """
+    start_groups(settings)
+    data_parallel = parallel_state.get_data_parallel_world_size()
+    batch_size = settings.train.batch_size(data_parallel)
+    total = settings.train.iterations(len(inputs.train), batch_size)
+    check_schedule(settings.optimizer, total)
+    dtype = torch.bfloat16 if settings.train.bf16 else torch.float32
+    replica, state = _replica(settings, inputs, device, dtype, total, batch_size)
+    start = 0
+    if state is not None:
+        _check_continues(state, _facts(settings, inputs, batch_size))
+        restore_schedule(
+            replica.schedule,
+            state["schedule"],
+            override=settings.optimizer.override_opt_param_scheduler,
+        )
+        start = state["iteration"]
+    train, validation, test = _feeds(settings, inputs, batch_size)
+
+    def save(iteration: int) -> Path:
+        assert settings.checkpoint.save is not None
+        facts = _facts(settings, inputs, batch_size)
+        return save_training(
+            settings.checkpoint.save,
+            iteration,
+            model=[replica.model],
+            optimizer=replica.optimizer,
+            state=facts
+            | {
+                "iteration": iteration,
+                "consumed_samples": iteration * batch_size,
+                "schedule": replica.schedule.state_dict(),
+            },
+            hf_assets=inputs.hf_dir,
+        ).path
+
+    return Job(
+        replica=replica,
+        feed=train,
+        validation=validation,
+        test=test,
+        batch_size=batch_size,
+        start=start,
+        total=total,
+        log_interval=settings.log.log_interval,
+        eval_interval=settings.log.eval_interval,
+        eval_iters=settings.log.eval_iters,
+        save_interval=settings.checkpoint.save_interval,
+        save=save if settings.checkpoint.save is not None else None,
+        log_dir=settings.log_dir,
+        speaks=torch.distributed.get_rank() == 0,
+    )
+
+
+def start_groups(settings: Settings) -> None:
+    """Cut the processes into megatron-core's groups and seed every generator.
+
+    Raises:
+        ConfigError: the number of processes does not fit the layout.
+    """
+    parallel = settings.parallel
+    parallel.data_parallel_size(torch.distributed.get_world_size())
+    parallel_state.initialize_model_parallel(
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        distributed_timeout_minutes=settings.runtime.distributed_timeout_minutes,
+    )
+    # As in Megatron: stages differ, tensor-parallel ranks share the default generator and have
+    # another one each for what is split over them.
+    seed = settings.train.seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    seed_everything(seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
+
+def _replica(
+    settings: Settings,
+    inputs: Inputs,
+    device: torch.device,
+    dtype: torch.dtype,
+    total: int,
+    batch_size: int,
+) -> tuple[Replica, dict[str, Any] | None]:
+    """Model, optimizer and schedule with the weights of --load; the state of a continued run."""
+    train, sharded = settings.train, settings.optimizer.use_distributed_optimizer
+    model = build_model(
+        inputs.model,
+        settings.parallel,
+        dtype=dtype,
+        perform_initialization=False,
+        calculate_per_token_loss=True,
+        attention_dropout=train.attention_dropout,
+        hidden_dropout=train.hidden_dropout,
+        recompute_granularity=train.recompute_granularity,
+        recompute_method=train.recompute_method,
+        recompute_num_layers=train.recompute_num_layers,
+    )
+    # Set behind megatron-core's own check, which confuses it with mixtures of experts.
+    model.config.variable_seq_lengths = settings.data.variable_seq_lengths
+    model.to(device)
+    if not inputs.continues:
+        load_weights(settings.checkpoint.load, [model])
+    positions = SupervisedPositions(model.output_layer) if model.post_process else None
+    wrapped = wrap_model(model, sharded_state=sharded)
+    optimizer = build_optimizer(wrapped, settings.optimizer, dtype)
+    schedule = build_schedule(
+        optimizer, settings.optimizer, iterations=total, batch_size=batch_size
+    )
+    state = None
+    if inputs.continues:
+        state = load_training(settings.checkpoint.load, [wrapped], optimizer)
+    count = sum(p.numel() for p in model.parameters())
+    _log.info("%s: %.1f M parameters on this rank, %s", inputs.model.family, count / 1e6, dtype)
+    return Replica(wrapped, optimizer, schedule, positions, device), state
+
+
+def _feeds(
+    settings: Settings, inputs: Inputs, batch_size: int
+) -> tuple[Feed, Feed | None, Feed | None]:
+    """Training rows in their order of epochs; validation and test rows in file order, if asked."""
+    data = settings.data
+    batching = Batching(
+        batch_size=batch_size,
+        micro_batch_size=settings.train.micro_batch_size,
+        dp_rank=parallel_state.get_data_parallel_rank(),
+        dp_size=parallel_state.get_data_parallel_world_size(),
+        length=None if data.variable_seq_lengths else settings.train.seq_length,
+        multiple=settings.length_multiple,
+        pad_id=inputs.model.pad_token_id or 0,
+    )
+    sampler = GlobalBatchSampler(
+        len(inputs.train),
+        global_batch_size=batch_size,
+        micro_batch_size=settings.train.micro_batch_size,
+        seed=settings.train.seed,
+        shuffle=data.shuffle,
+    )
+    held_out = [
+        None if rows is None else Feed(rows, lambda position: position, batching)
+        for rows in (inputs.validation, inputs.test)
+    ]
+    return Feed(inputs.train, sampler.row, batching), held_out[0], held_out[1]
+
+
+def _facts(settings: Settings, inputs: Inputs, batch_size: int) -> dict[str, Any]:
+    """What must be the same for a run to be continued exactly."""
+    optimizer = dataclasses.asdict(settings.optimizer)
+    kept = ("optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "clip_grad")
+    return {
+        "seed": settings.train.seed,
+        "batch_size": batch_size,
+        "bf16": settings.train.bf16,
+        "split": settings.data.split,
+        "shuffle": settings.data.shuffle,
+        "data": inputs.data_identity,
+    } | {name: optimizer[name] for name in kept}
+
+
+def _check_continues(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    names = {
+        "batch_size": "--global-batch-size", "shuffle": "the order of rows (--no-shuffle)",
+        "data": "the data set at --data-path",
+    }  # fmt: skip
+    differing = [
+        f"{names[name] if name in names else '--' + name.replace('_', '-')} was "
+        f"{saved[name]} and is {value}"
+        for name, value in now.items()
+        if saved[name] != value
+    ]
+    if differing:
+        raise ConfigError(
+            "this run cannot be continued exactly: " + "; ".join(differing) + ". Use the values of "
+            "the checkpoint, or --finetune to start anew from its weights"
+        )

@@ -1,0 +1,122 @@
+"""Owns one pass over the micro-batches of a global batch: forward, backward, the update, and the
+sums that all ranks share. Knows neither where rows come from nor how often it is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from mindspeed_llm.errors import TrainingError
+from mindspeed_llm.training.batch import MicroBatch
+from mindspeed_llm.training.loss import SupervisedPositions, summed_loss
+from mindspeed_llm.training.metrics import Totals
+from mindspeed_llm.training.optimizer import update
+
+LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]
+
+
+@dataclasses.dataclass
+class Replica:
+    """This process's share of the model and what changes it.
+
+    `positions` is the hook on the output layer; None on pipeline stages without one.
+    """
+
+    model: DistributedDataParallel
+    optimizer: MegatronOptimizer
+    schedule: OptimizerParamScheduler
+    positions: SupervisedPositions | None
+    device: torch.device
+
+
+def train_batch(replica: Replica, micro_batches: Sequence[MicroBatch]) -> tuple[Totals, float]:
+    """One optimizer step; returns the sums over the global batch and the gradient norm.
+
+    The schedule is not moved: the caller does that after the step.
+
+    Raises:
+        TrainingError: nothing in the global batch is supervised, or a number is not finite; no
+            weight was changed, and every rank raises.
+    """
+    replica.model.zero_grad_buffer()
+    replica.optimizer.zero_grad()
+    replica.model.train()
+    totals = _pass(replica, micro_batches, forward_only=False)
+    if totals.supervised == 0:
+        raise TrainingError(
+            "no row of the global batch has a supervised token; prepare the data again, or look "
+            "at the rows with a larger --global-batch-size"
+        )
+    return totals, update(replica.optimizer, totals.loss)
+
+
+@torch.no_grad()
+def evaluate_batch(replica: Replica, micro_batches: Sequence[MicroBatch]) -> Totals:
+    """The sums over a global batch, without a gradient."""
+    replica.model.eval()
+    return _pass(replica, micro_batches, forward_only=True)
+
+
+def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only: bool) -> Totals:
+    def forward(
+        batches: Iterator[MicroBatch], model: torch.nn.Module
+    ) -> tuple[torch.Tensor, LossFunction]:
+        batch = next(batches).to(replica.device)
+        targets = replica.positions.choose(batch.targets) if replica.positions else None
+        output = model(batch.tokens, batch.positions, None)
+
+        def loss(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+            assert targets is not None, "only the last pipeline stage has a loss"
+            total = summed_loss(logits.squeeze(0), targets)
+            count = torch.tensor(batch.supervised, dtype=torch.int, device=replica.device)
+            return total, count, {"loss_sum": total.detach()}
+
+        return output, loss
+
+    rows, length = micro_batches[0].tokens.shape
+    losses = get_forward_backward_func()(
+        forward_step_func=forward,
+        data_iterator=iter(micro_batches),
+        model=replica.model,
+        num_microbatches=len(micro_batches),
+        seq_length=length,
+        micro_batch_size=rows,
+        forward_only=forward_only,
+    )
+    return _sum_over_ranks(losses, micro_batches, replica.device)
+
+
+def _sum_over_ranks(
+    losses: Sequence[dict[str, torch.Tensor]],
+    micro_batches: Sequence[MicroBatch],
+    device: torch.device,
+) -> Totals:
+    """Sums of the global batch, the same on every rank; each data-parallel replica counts once."""
+    # The ranks of a replica see the same micro-batches; one of those with the loss speaks for all.
+    speaks = (
+        parallel_state.is_pipeline_last_stage()
+        and parallel_state.get_tensor_model_parallel_rank() == 0
+    )
+    sums = torch.zeros(4, dtype=torch.float32, device=device)
+    if speaks:
+        sums[0] = torch.stack([part["loss_sum"] for part in losses]).sum()
+        sums[1] = sum(batch.supervised for batch in micro_batches)
+        sums[2] = sum(batch.real_tokens for batch in micro_batches)
+        sums[3] = sum(batch.tokens.numel() for batch in micro_batches)
+    torch.distributed.all_reduce(sums)
+    loss_sum, supervised, real, padded = sums.tolist()
+    return Totals(
+        loss_sum=loss_sum,
+        supervised=round(supervised),
+        real_tokens=round(real),
+        padded_tokens=round(padded),
+    )

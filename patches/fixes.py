@@ -1,0 +1,194 @@
+"""Owns adapters for megatron-core's defects and assumptions; the register explains each."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+
+from mindspeed_llm.errors import ConfigError
+from mindspeed_llm.kernels.optimizer import AdamW
+from mindspeed_llm.logging import get_logger
+from mindspeed_llm.patches.device import Facade
+
+_DISTRIB_OPTIMIZER = "megatron.core.optimizer.distrib_optimizer"
+_log = get_logger(__name__)
+
+
+def no_jit(*functions: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Stands for jit_fuser, used with or without options: the decorated function as it is."""
+    return functions[0] if functions else no_jit
+
+
+def get_rng_state(
+    device: Any = "cuda", clone: bool = False, graph_safe: bool = False
+) -> torch.Tensor:
+    """State of the CPU generator; there is no graph to be safe for."""
+    return torch.get_rng_state()
+
+
+def set_rng_state(new_state: torch.Tensor, device: Any = -1, graph_safe: bool = False) -> None:
+    """Restore the CPU generator now; the original waits for CUDA to be initialised."""
+    torch.set_rng_state(new_state)
+
+
+def any_device(tensor: torch.Tensor | None) -> None:
+    """Stands for the assertion that a tensor lies on a GPU."""
+    assert tensor is not None
+
+
+def cpu_type_names(original: FunctionType) -> FunctionType:
+    """`original` with 'torch.cuda.FloatTensor' and its like read as 'torch.FloatTensor'."""
+    return _with_type_names(original, "torch.")
+
+
+def npu_type_names(original: FunctionType) -> FunctionType:
+    """`original` with 'torch.cuda.FloatTensor' and its like read as 'torch.npu.FloatTensor'."""
+    return _with_type_names(original, "torch.npu.")
+
+
+def _with_type_names(original: FunctionType, prefix: str) -> FunctionType:
+    changed = FunctionType(
+        _renamed(original.__code__, prefix),
+        original.__globals__,
+        original.__name__,
+        original.__defaults__,
+        original.__closure__,
+    )
+    functools.update_wrapper(changed, original)
+    changed.__kwdefaults__ = original.__kwdefaults__
+    return changed
+
+
+def _renamed(constant: Any, prefix: str) -> Any:
+    if isinstance(constant, str):
+        return constant.replace("torch.cuda.", prefix) if "Tensor" in constant else constant
+    if isinstance(constant, tuple):
+        return tuple(_renamed(part, prefix) for part in constant)
+    if isinstance(constant, CodeType):
+        return constant.replace(co_consts=_renamed(constant.co_consts, prefix))
+    return constant
+
+
+class _NotThat(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "CPU RNG state changed" not in record.getMessage()
+
+
+def fork(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Tracker.fork without its warning that the CPU generator moved: here it is the device's."""
+    logger = logging.getLogger("megatron.core.tensor_parallel.random")
+
+    @contextlib.contextmanager
+    @functools.wraps(original)
+    def forked(self: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
+        quiet = _NotThat()
+        logger.addFilter(quiet)
+        try:
+            with original(self, *args, **kwargs):
+                yield
+        finally:
+            logger.removeFilter(quiet)
+
+    return forked
+
+
+def fused_adam(original: type) -> type:
+    """AdamW with FusedAdam's contract where torch's would be used; TE's and apex's stay."""
+    return AdamW if original.__module__.startswith("torch.") else original
+
+
+def using_pytorch_optimizer(original: bool) -> bool:
+    """False: the Adam that is used has FusedAdam's contract, whoever made it."""
+    return False
+
+
+def have_fused_adam(original: bool) -> bool:
+    """True: the Adam that is used has FusedAdam's contract, whoever made it."""
+    return True
+
+
+def using_apex_optimizer(original: bool) -> bool:
+    """True unless Transformer Engine's FusedAdam is used: ours has apex's state layout."""
+    return (
+        original or not sys.modules["megatron.core.optimizer.distrib_optimizer"].USING_TE_OPTIMIZER
+    )
+
+
+def without_grad(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`original` under no_grad: it copies into leaves that require a gradient."""
+    return torch.no_grad()(original)
+
+
+def numpy_with_product(original: ModuleType) -> ModuleType:
+    """numpy with `product`, which numpy 2 took away in favour of `prod`."""
+    return (
+        original if hasattr(original, "product") else Facade(original, {"product": original.prod})
+    )
+
+
+def checkpoint_without_fp8(original: Callable[..., None]) -> Callable[..., None]:
+    """CheckpointWithoutOutput.__init__ that takes its own default, False, for no fp8."""
+
+    @functools.wraps(original)
+    def init(self: Any, fp8: Any = False) -> None:
+        original(self, fp8)
+        self.fp8 = fp8 is not None and fp8 is not False
+
+    return init
+
+
+def keep_outputs(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Interleaved schedule that frees no output which gloo may still be sending."""
+
+    @functools.wraps(original)
+    def schedule(*args: Any, **kwargs: Any) -> Any:
+        config = _config_of(kwargs["model"])
+        if config.overlap_p2p_comm and config.deallocate_pipeline_outputs:
+            _log.info("gloo with overlapped p2p: deallocate_pipeline_outputs is switched off")
+            config.deallocate_pipeline_outputs = False
+        return original(*args, **kwargs)
+
+    return schedule
+
+
+def refuse_two_stages(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Interleaved schedule that refuses two pipeline stages with batched p2p."""
+
+    @functools.wraps(original)
+    def schedule(*args: Any, **kwargs: Any) -> Any:
+        config = _config_of(kwargs["model"])
+        if config.pipeline_model_parallel_size == 2 and not config.overlap_p2p_comm:
+            raise ConfigError(
+                "virtual pipeline stages with --pipeline-model-parallel-size 2 and batched p2p "
+                "mix up messages; set overlap_p2p_comm=True and batch_p2p_comm=False, or use "
+                "another pipeline size"
+            )
+        return original(*args, **kwargs)
+
+    return schedule
+
+
+def _config_of(model: Any) -> Any:
+    """Configuration of the first chunk, below DistributedDataParallel and Float16Module."""
+    return sys.modules["megatron.core.utils"].get_model_config(
+        model[0] if isinstance(model, list) else model
+    )
+
+
+def both_masks(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Softmax that applies the given mask as well as the window's."""
+
+    @functools.wraps(original)
+    def forward(self: Any, input: torch.Tensor, mask: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.window_size is not None and mask is not None:
+            input = self.mask_func(input, mask)
+        return original(self, input, mask, *args, **kwargs)
+
+    return forward

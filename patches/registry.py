@@ -1,0 +1,247 @@
+"""Owns the register, as data: every change to megatron-core or torch, why, and until when."""
+
+from __future__ import annotations
+
+from mindspeed_llm.patches.record import Patch
+
+_DEVICE = "mindspeed_llm.patches.device"
+_FIXES = "mindspeed_llm.patches.fixes"
+_ASSUMES_CUDA = "none: megatron-core is written for CUDA"
+_CPU_SUPPORT = "megatron-core takes its device from one place instead of saying `cuda`"
+
+_DEVICES = (
+    Patch(
+        target="torch.*:cuda",
+        adapter="mindspeed_llm.device.npu:transfer_from_cuda",
+        kind="switch",
+        why="megatron asks torch.cuda for everything; torch_npu.contrib.transfer_to_npu, the "
+        "vendor's own switch, lets torch.cuda mean the NPU.",
+        upstream="https://gitee.com/ascend/pytorch (torch_npu.contrib)",
+        remove_when=_CPU_SUPPORT,
+        devices=("npu",),
+    ),
+    Patch(
+        target="megatron.*:torch",
+        adapter=f"{_DEVICE}:torch_facade",
+        kind="inject",
+        why="megatron asks torch.cuda for devices, streams, events and generators, and makes "
+        "tensors on 'cuda'. Its modules see a look-alike of torch in which that is the CPU; "
+        "torch and torch.cuda stay as they are for everyone else.",
+        upstream=_ASSUMES_CUDA,
+        remove_when=_CPU_SUPPORT,
+        devices=("cpu",),
+    ),
+    *(
+        Patch(
+            target=f"torch:{method}",
+            adapter=f"{_DEVICE}:stay",
+            kind="wrap",
+            why=f"megatron calls {method} on tensors and modules that are to stay on the CPU. A "
+            "method cannot be exchanged for one caller only, so the new one looks who calls: "
+            "megatron's modules get the object back, all others the original.",
+            upstream=_ASSUMES_CUDA,
+            remove_when=_CPU_SUPPORT,
+            devices=("cpu",),
+        )
+        for method in ("Tensor.cuda", "nn.Module.cuda", "Tensor.pin_memory")
+    ),
+)
+
+_TYPE_NAMES = tuple(
+    Patch(
+        target=target,
+        adapter=f"{_FIXES}:{device}_type_names",
+        kind="wrap",
+        why="It tells dtypes apart by 'torch.cuda.FloatTensor' and its like, so that parameters "
+        "elsewhere are a TypeError. The names are constants of the function and are read for this "
+        "device here; Tensor.type() itself is not changed.",
+        upstream=_ASSUMES_CUDA,
+        remove_when="megatron-core compares dtypes",
+        devices=(device,),
+    )
+    for device in ("cpu", "npu")
+    for target in (
+        "megatron.core.optimizer.optimizer:Float16OptimizerWithFloat16Params.__init__",
+        "megatron.core.optimizer.distrib_optimizer:"
+        "DistributedOptimizer._build_model_and_main_param_groups",
+        "megatron.core.optimizer.distrib_optimizer:DistributedOptimizer.__init__",
+        "megatron.core.optimizer.clip_grads:clip_grad_by_total_norm_fp32",
+    )
+)
+
+_RANDOM = (
+    Patch(
+        target="megatron.core.tensor_parallel.random:_get_cuda_rng_state",
+        adapter=f"{_FIXES}:get_rng_state",
+        kind="replace",
+        why="Reads the CUDA generator, for which the CPU's stands.",
+        upstream=_ASSUMES_CUDA,
+        remove_when=_CPU_SUPPORT,
+        devices=("cpu",),
+    ),
+    Patch(
+        target="megatron.core.tensor_parallel.random:_set_cuda_rng_state",
+        adapter=f"{_FIXES}:set_rng_state",
+        kind="replace",
+        why="Queues the change until CUDA is initialised, that is for ever: without an error no "
+        "fork draws from its own state, and tensor-parallel ranks share weights and dropout.",
+        upstream=_ASSUMES_CUDA,
+        remove_when=_CPU_SUPPORT,
+        devices=("cpu",),
+    ),
+    Patch(
+        target="megatron.core.tensor_parallel.random:CudaRNGStatesTracker.fork",
+        adapter=f"{_FIXES}:fork",
+        kind="wrap",
+        why="Warns at every fork that the CPU generator moved; here it is the device's and must.",
+        upstream=_ASSUMES_CUDA,
+        remove_when=_CPU_SUPPORT,
+        devices=("cpu",),
+    ),
+    Patch(
+        target="megatron.core.jit:jit_fuser",
+        adapter=f"{_FIXES}:no_jit",
+        kind="replace",
+        why="jit_fuser is torch.compile. On the CPU the first step waits for a C++ compiler (23 s "
+        "measured) and fails without one; for the NPU inductor has no code to make.",
+        upstream="none: a choice of speed",
+        remove_when="megatron-core leaves its fusers off without a GPU",
+        devices=("cpu", "npu"),
+    ),
+    Patch(
+        target="megatron.core.inference.communication_utils:_is_cuda",
+        adapter=f"{_FIXES}:any_device",
+        kind="replace",
+        why="Asserts that tensors sent between pipeline stages lie on a GPU; gloo sends others.",
+        upstream=_ASSUMES_CUDA,
+        remove_when=_CPU_SUPPORT,
+        devices=("cpu", "npu"),
+    ),
+)
+
+_OPTIMIZER_MODULE = "megatron.core.optimizer.distrib_optimizer"
+_RESUME = (
+    "Without apex and Transformer Engine, resuming with the distributed optimizer fails "
+    "(assertion on an empty state, KeyError 'step') or goes on with one step count shared by all "
+    "parameters, advanced once for each of them: silently other weights. "
+)
+_RESUME_END = "megatron-core saves and loads torch.optim.AdamW's state, step included"
+_RESUME_LINK = "https://github.com/NovaSky-AI/SkyRL/pull/1403 (relatives of it)"
+_OPTIMIZER = (
+    Patch(
+        target="megatron.core.optimizer:Adam",
+        adapter=f"{_FIXES}:fused_adam",
+        kind="wrap",
+        why=_RESUME + "Our AdamW has FusedAdam's contract, for which that code is written.",
+        upstream=_RESUME_LINK,
+        remove_when=_RESUME_END,
+        rebind=(f"{_OPTIMIZER_MODULE}:Adam",),
+    ),
+    Patch(
+        target="megatron.core.optimizer:USING_PYTORCH_OPTIMIZER",
+        adapter=f"{_FIXES}:using_pytorch_optimizer",
+        kind="wrap",
+        why="It would pass over the Adam above and take torch.optim's.",
+        upstream=_RESUME_LINK,
+        remove_when=_RESUME_END,
+        mcore=">=0.15,<0.17",
+    ),
+    Patch(
+        target=f"{_OPTIMIZER_MODULE}:HAVE_APEX_OR_TE",
+        adapter=f"{_FIXES}:have_fused_adam",
+        kind="wrap",
+        why="Says which layout the optimizer's state has: FusedAdam's, with the Adam above.",
+        upstream=_RESUME_LINK,
+        remove_when=_RESUME_END,
+    ),
+    Patch(
+        target=f"{_OPTIMIZER_MODULE}:USING_APEX_OPTIMIZER",
+        adapter=f"{_FIXES}:using_apex_optimizer",
+        kind="wrap",
+        why="Says where the step count is: in the parameter group, with the Adam above.",
+        upstream=_RESUME_LINK,
+        remove_when=_RESUME_END,
+    ),
+    Patch(
+        target=f"{_OPTIMIZER_MODULE}:DistributedOptimizer._set_main_param_and_optimizer_states",
+        adapter=f"{_FIXES}:without_grad",
+        kind="wrap",
+        why="Copies loaded values into leaves that require a gradient: RuntimeError in fp32.",
+        upstream=_RESUME_LINK,
+        remove_when="megatron-core does it under no_grad",
+    ),
+)
+
+_VERSIONS = (
+    Patch(
+        target="megatron.core.dist_checkpointing.mapping:np",
+        adapter=f"{_FIXES}:numpy_with_product",
+        kind="wrap",
+        why="Calls numpy.product, which numpy 2 no longer has: saving is an AttributeError.",
+        upstream="https://github.com/NVIDIA/Megatron-LM (mended in 0.16)",
+        remove_when="megatron-core below 0.16 is no longer supported",
+        mcore=">=0.14,<0.16",
+        rebind=(
+            "megatron.core.dist_checkpointing.validation:np",
+            "megatron.core.dist_checkpointing.exchange_utils:np",
+        ),
+    ),
+)
+
+_SCHEDULE = (
+    "megatron.core.pipeline_parallel.schedules:forward_backward_pipelining_with_interleaving"
+)
+_DEFECTS = (
+    Patch(
+        target="megatron.core.tensor_parallel.random:CheckpointWithoutOutput.__init__",
+        adapter=f"{_FIXES}:checkpoint_without_fp8",
+        kind="wrap",
+        why="`self.fp8 = fp8 is not None` takes its own default, False, for fp8: recomputing "
+        "layernorm or moe_act is a NameError without Transformer Engine.",
+        upstream="none reported: tensor_parallel/random.py",
+        remove_when="CheckpointWithoutOutput() has fp8 False",
+        needs=("fp8",),
+    ),
+    Patch(
+        target=_SCHEDULE,
+        adapter=f"{_FIXES}:keep_outputs",
+        kind="wrap",
+        why="With overlap_p2p_comm and deallocate_pipeline_outputs an output is freed before gloo "
+        "has sent it: other losses in every run, no error. It is kept here.",
+        upstream="none reported: nccl copies at the call, gloo does not",
+        remove_when="megatron-core frees outputs after their send has completed",
+        devices=("cpu",),
+        needs=("model",),
+    ),
+    Patch(
+        target=_SCHEDULE,
+        adapter=f"{_FIXES}:refuse_two_stages",
+        kind="wrap",
+        why="Virtual stages with two pipeline ranks send two messages to the same peer in a batch, "
+        "which pair up in the wrong order: wrong gradients, no error. megatron.training refuses "
+        "this, megatron.core does not.",
+        upstream="https://github.com/NVIDIA/Megatron-LM (validate_args in megatron.training)",
+        remove_when="megatron-core refuses it, or orders the messages",
+        needs=("model",),
+    ),
+    Patch(
+        target="megatron.core.fusions.fused_softmax:FusedScaleMaskSoftmax.forward_torch_softmax",
+        adapter=f"{_FIXES}:both_masks",
+        kind="wrap",
+        why="With window_size the window's mask replaces the given one, so padding is attended to "
+        "and packed documents see each other. (Our own models have another core attention.)",
+        upstream="none reported: fusions/fused_softmax.py",
+        remove_when="forward_torch_softmax joins both masks",
+        mcore=">=0.15,<0.17",
+        needs=("input", "mask"),
+    ),
+)
+
+REGISTER: tuple[Patch, ...] = (
+    *_DEVICES,
+    *_TYPE_NAMES,
+    *_RANDOM,
+    *_OPTIMIZER,
+    *_VERSIONS,
+    *_DEFECTS,
+)

@@ -1,0 +1,47 @@
+"""Owns what is installed and what it needs; versions of tools live in pyproject.toml.
+
+`mindspeed_llm/patches` is a symbolic link to the top-level `patches/`, so the package is complete
+in a checkout, in an editable install and in a wheel, whatever the working directory.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+PLOT = ["matplotlib>=3.8"]
+GGUF = ["gguf>=0.17"]
+# megatron-core's own torch_dist saver, which the tests compare with, asks it for the memory in use.
+PSUTIL = "psutil"
+
+setup(
+    name="mindspeed-llm",
+    version="0.1.0",
+    description="Multi-turn fine-tuning and chat on Megatron-Core: Ascend NPU, NVIDIA GPU and CPU",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mindspeed_llm", "mindspeed_llm.*"]),
+    package_data={"mindspeed_llm": ["py.typed"]},
+    install_requires=[
+        "torch>=2.6",
+        "megatron-core>=0.14,<0.17",
+        "transformers>=4.51",
+        "numpy>=1.26",
+        "safetensors>=0.4.3",
+        "pyarrow>=14",
+        "rich>=13",
+    ],
+    extras_require={
+        "plot": PLOT,
+        "gguf": GGUF,
+        "quickstart": PLOT + GGUF,
+        "npu": ["torch_npu"],
+        "cuda": [],
+        "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
+        "dev": PLOT + GGUF + ["pytest>=8", "ruff>=0.8", PSUTIL],
+    },
+    entry_points={"console_scripts": ["mindspeed-llm = mindspeed_llm.cli.main:main"]},
+)

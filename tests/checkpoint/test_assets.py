@@ -1,0 +1,88 @@
+"""What travels with the weights: known files only, flushed, with the right dtype."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from mindspeed_llm.checkpoint import assets
+from mindspeed_llm.checkpoint.assets import copy_assets, set_dtype, sync_tree, write_json
+from mindspeed_llm.errors import CheckpointError
+
+
+@pytest.fixture
+def source(tmp_path):
+    place = tmp_path / "source"
+    place.mkdir()
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja", "modeling_evil.py",
+                 "pytorch_model.bin", "model.safetensors", "rng.pt"):  # fmt: skip
+        (place / name).write_text(f"{name}\n")
+    return place
+
+
+def test_code_and_weights_stay_behind(tmp_path, source):
+    records = copy_assets(source, tmp_path / "target")
+    assert sorted(r.name for r in records) == [
+        "chat_template.jinja",
+        "config.json",
+        "tokenizer.json",
+    ]
+    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == sorted(
+        r.name for r in records
+    )
+    for record in records:
+        data = (source / record.name).read_bytes()
+        assert (record.size, record.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_tokenizer_from_another_place(tmp_path, source):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "tokenizer.json").write_text("other")
+    (other / "config.json").write_text("other")
+    copy_assets(source, tmp_path / "target", other)
+    assert (tmp_path / "target" / "tokenizer.json").read_text() == "other"
+    assert (tmp_path / "target" / "config.json").read_text() == "config.json\n"
+    assert not (tmp_path / "target" / "chat_template.jinja").exists(), "not that tokenizer's"
+
+
+def test_directory_without_config(tmp_path):
+    with pytest.raises(CheckpointError, match="config.json"):
+        copy_assets(tmp_path, tmp_path / "target")
+
+
+def test_absurd_size(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(assets, "_LIMIT", 5)
+    with pytest.raises(CheckpointError, match="too large"):
+        copy_assets(source, tmp_path / "target")
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_dtype_is_changed_under_its_own_key_only_if_it_differs(tmp_path, key):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"a": "\U0001f337", key: "bfloat16"}))
+    before = path.read_bytes()
+    assert not set_dtype(path, torch.bfloat16)
+    assert path.read_bytes() == before
+    assert set_dtype(path, torch.float32)
+    assert json.loads(path.read_text()) == {"a": "\U0001f337", key: "float32"}
+
+
+def test_missing_dtype_means_float32(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    assert not set_dtype(path, torch.float32)
+    assert set_dtype(path, torch.float16)
+    assert json.loads(path.read_text()) == {"torch_dtype": "float16"}
+
+
+def test_json_has_no_nan_and_sync_finds_its_files(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    record = write_json(tmp_path / "b.json", {"x": [1]})
+    assert json.loads((tmp_path / "b.json").read_text()) == {"x": [1]}
+    assert record.size == (tmp_path / "b.json").stat().st_size
+    sync_tree(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        sync_tree(tmp_path / "none")

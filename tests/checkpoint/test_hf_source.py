@@ -1,0 +1,176 @@
+"""Hugging Face weights as global tensors: every file and name is checked before one is read."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mindspeed_llm.checkpoint.hf_source import HFSource, HFWeights, global_name, global_shape
+from mindspeed_llm.errors import CheckpointError
+from mindspeed_llm.models.registry import FAMILIES
+
+EMBEDDING = "model.embed_tokens.weight"
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture
+def model_dir(tmp_path, tiny_hf_model):
+    return tiny_hf_model("llama", tmp_path / "hf", tie_word_embeddings=True)
+
+
+def rewrite(directory, change):
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_global_names():
+    assert global_name("embedding.word_embeddings.weight")[1] is None
+    assert global_name("decoder.final_layernorm.weight") == ("decoder.final_layernorm.weight", None)
+    assert global_name("decoder.layers.13.mlp.linear_fc2.weight") == (
+        "decoder.layers.mlp.linear_fc2.weight", 13)  # fmt: skip
+    assert global_name("decoder.layers.0.input_layernorm.weight") == (
+        "decoder.layers.self_attention.linear_qkv.layer_norm_weight", 0)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_boxes_equal_the_composed_tensors(tmp_path, tiny_hf_model, family):
+    """Any box read through the source is the slice of what the name table composes."""
+    source = HFSource(tiny_hf_model(family, tmp_path / family))
+    weights = source.weights
+    for rule in weights.rules:
+        key, layer = global_name(rule.mcore)
+        whole = weights.compose(rule)
+        assert source.tensors[key].shape == global_shape(rule, weights.model)
+        rows = whole.shape[0]
+        start, count = rows // 4, max(rows // 2, 1)
+        shape = (count, *whole.shape[1:])
+        lead = () if layer is None else (1,)
+        out = torch.empty(*lead, *shape)
+        offset = (*(() if layer is None else (layer,)), start, *(0 for _ in shape[1:]))
+        source.read(key, offset, out)
+        assert torch.equal(out.reshape(shape), whole[start : start + count]), rule.mcore
+    source.weights.close()
+
+
+def test_rows_behind_the_vocabulary_are_left_alone(model_dir):
+    source = HFSource(model_dir)
+    key = "embedding.word_embeddings.weight"
+    out = torch.full((10, 64), 7.0)
+    source.read(key, (125, 0), out)
+    assert torch.equal(out[:6], load_file(model_dir / "model.safetensors")[EMBEDDING][125:])
+    assert (out[6:] == 7).all()
+    source.read(key, (140, 0), out)
+    assert (out[6:] == 7).all()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda t: t.pop(QUERY), rf"missing \(1\): {QUERY}"),
+    (lambda t: t.update(extra=torch.zeros(2)), r"unknown for this family \(1\): extra"),
+    (lambda t: t.update({QUERY: t[QUERY].t().contiguous()}), rf"wrong \(1\): {QUERY}.*expected"),
+    (lambda t: t.update({QUERY: t[QUERY].to(torch.int8)}), "int8"),
+    (lambda t: t.update({QUERY: t[QUERY].double()}), "float64"),
+    (lambda t: t.update({QUERY: t[QUERY].bfloat16()}), "one dtype"),
+    (lambda t: t.update({"lm_head.weight": t[EMBEDDING] + 1}), "tie_word_embeddings"),
+    (lambda t: t.update({"lm_head.weight": t[EMBEDDING][:9].clone()}), "tie_word_embeddings"),
+    (lambda t: [t.pop(name) for name in list(t) if name != EMBEDDING], "and .. more"),
+])  # fmt: skip
+def test_weights_that_do_not_fit(model_dir, change, words):
+    rewrite(model_dir, change)
+    with pytest.raises(CheckpointError, match=words):
+        HFSource(model_dir)
+
+
+def test_redundant_tensors_are_skipped_and_named(model_dir):
+    derived = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    rewrite(model_dir, lambda t: t.update({"lm_head.weight": t[EMBEDDING].clone(),
+                                           derived: torch.zeros(12)}))  # fmt: skip
+    weights = HFWeights(model_dir)
+    weights.check_tied_head()
+    assert sorted(weights.skipped) == ["lm_head.weight", derived]
+    total = sum(math.prod(e.shape) * 4 for n, (_, e) in weights._where.items()
+                if n not in weights.skipped)  # fmt: skip
+    assert weights.nbytes() == total
+
+
+def split(directory, names=None):
+    """Two files and an index, as save_pretrained writes large models."""
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    weight_map = {}
+    for number, part in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
+        file = f"model-{number:05d}-of-00002.safetensors"
+        save_file({n: tensors[n] for n in part}, directory / file)
+        weight_map |= dict.fromkeys(part, file)
+    return weight_map
+
+
+def write_index(directory, weight_map):
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_several_files(model_dir):
+    whole = HFWeights(model_dir)
+    expected = [whole.compose(rule) for rule in whole.rules]
+    write_index(model_dir, split(model_dir))
+    weights = HFWeights(model_dir)
+    for rule, tensor in zip(weights.rules, expected, strict=True):
+        assert torch.equal(weights.compose(rule), tensor)
+
+
+@pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "sub/x.safetensors",
+                                  "..", "", "pytorch_model.bin", 3, None])  # fmt: skip
+def test_index_that_leads_elsewhere(model_dir, file):
+    weight_map = split(model_dir)
+    save_file({EMBEDDING: torch.zeros(131, 64)}, model_dir.parent / "outside.safetensors")
+    write_index(model_dir, weight_map | {EMBEDDING: file})
+    with pytest.raises(CheckpointError, match="index.json"):
+        HFWeights(model_dir)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"weight_map": []}', '{"weight_map": {}}', "{}",
+                                  "[" * 100_000])  # fmt: skip
+def test_malformed_index(model_dir, text):
+    split(model_dir)
+    (model_dir / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match="index.json"):
+        HFWeights(model_dir)
+
+
+def test_index_that_disagrees_with_its_files(model_dir):
+    weight_map = split(model_dir)
+    write_index(model_dir, {n: f for n, f in weight_map.items() if n != QUERY})
+    with pytest.raises(CheckpointError, match=f"disagree on {QUERY}"):
+        HFWeights(model_dir)
+    write_index(model_dir, weight_map | {"ghost": weight_map[QUERY]})
+    with pytest.raises(CheckpointError, match="disagree on ghost"):
+        HFWeights(model_dir)
+    write_index(model_dir, weight_map | {"ghost": "none.safetensors"})
+    with pytest.raises(CheckpointError, match="none.safetensors"):
+        HFWeights(model_dir)
+
+
+def test_tensor_in_two_files(model_dir):
+    weight_map = split(model_dir)
+    other = next(f for f in weight_map.values() if f != weight_map[EMBEDDING])
+    tensors = load_file(model_dir / other) | {EMBEDDING: torch.zeros(131, 64)}
+    save_file(tensors, model_dir / other)
+    write_index(model_dir, weight_map)
+    with pytest.raises(CheckpointError):
+        HFWeights(model_dir)
+
+
+def test_files_without_index_and_no_weights_at_all(model_dir):
+    split(model_dir)
+    with pytest.raises(CheckpointError, match="2 safetensors files, but no"):
+        HFWeights(model_dir)
+    for path in model_dir.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="no safetensors weights"):
+        HFWeights(model_dir)
+    (model_dir / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(CheckpointError, match="pickled weights are not read"):
+        HFWeights(model_dir)

@@ -1,0 +1,67 @@
+"""Settings of chat and generation: no flag is accepted and without effect."""
+
+from pathlib import Path
+
+import pytest
+
+from mindspeed_llm.config.inference import GenerationSettings, LoadSettings, TaskSettings
+from mindspeed_llm.errors import ConfigError
+
+
+def test_one_template_only() -> None:
+    with pytest.raises(ConfigError, match="two templates"):
+        LoadSettings(load=Path("x"), prompt_type="gemma", hf_chat_template=True)
+    assert not LoadSettings(load=Path("x")).has_template
+    assert LoadSettings(load=Path("x"), prompt_type="gemma").has_template
+    assert LoadSettings(load=Path("x"), hf_chat_template=True).has_template
+
+
+@pytest.mark.parametrize(
+    "given,task,temperature",
+    [({}, "chat", 0.0), ({}, "greedy", 0.0), ({}, "do_sample", 1.0),
+     ({"temperature": 0.7}, "chat", 0.7), ({"top_k": 5}, "chat", 1.0),
+     ({"temperature": 0.7, "top_p": 0.9}, "do_sample", 0.7), ({"temperature": 0.0}, "chat", 0.0),
+     ({"temperature": 0.0}, "greedy", 0.0)],
+)  # fmt: skip
+def test_temperature(given: dict, task: str, temperature: float) -> None:
+    assert GenerationSettings(**given).temperature_of(task) == temperature
+
+
+@pytest.mark.parametrize(
+    "given,task",
+    [({"temperature": 0.7}, "greedy"), ({"top_k": 5}, "greedy"), ({"top_p": 0.9}, "greedy"),
+     ({"temperature": 0.0}, "do_sample"), ({"temperature": 0.0, "top_k": 5}, "chat")],
+)  # fmt: skip
+def test_flags_without_effect_are_refused(given: dict, task: str) -> None:
+    with pytest.raises(ConfigError, match="no effect|does not"):
+        GenerationSettings(**given).temperature_of(task)
+
+
+@pytest.mark.parametrize(
+    "given,flag",
+    [({"max_new_tokens": 0}, "--max-new-tokens"), ({"temperature": -0.1}, "--temperature"),
+     ({"top_k": -1}, "--top-k"), ({"top_p": 0.0}, "--top-p")],
+)  # fmt: skip
+def test_wrong_numbers_name_their_flag(given: dict, flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        GenerationSettings(**given)
+
+
+@pytest.mark.parametrize(
+    "task", ["beam_search", "beam_search_with_sampling", "return_output_log_probs"]
+)
+def test_tasks_that_are_not_offered_say_why(task: str) -> None:
+    with pytest.raises(ConfigError, match=f"--task {task} cannot be honoured"):
+        TaskSettings(task=task)
+
+
+def test_inputs_fit_the_task() -> None:
+    with pytest.raises(ConfigError, match="--prompt have no effect with --task chat"):
+        TaskSettings(task="chat", prompt="x")
+    with pytest.raises(ConfigError, match="one of --prompt and --prompts-file"):
+        TaskSettings(prompt="x", prompts_file=Path("y"))
+    with pytest.raises(ConfigError, match="--history-turns"):
+        TaskSettings(task="chat", history_turns=-1)
+    assert TaskSettings(task="sample").kind == "do_sample"
+    with pytest.raises(ConfigError, match="--seq-length"):
+        LoadSettings(load=Path("x"), seq_length=1)

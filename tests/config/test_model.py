@@ -1,0 +1,53 @@
+"""config.model: what a ModelConfig refuses, and what it says of single layers."""
+
+import dataclasses
+
+import pytest
+
+from mindspeed_llm.config.model import ModelConfig, RopeConfig
+from mindspeed_llm.errors import ModelError
+
+FIELDS = {
+    "family": "test", "num_layers": 4, "hidden_size": 8, "ffn_hidden_size": 16,
+    "num_attention_heads": 4, "num_query_groups": 2, "head_dim": 2, "vocab_size": 11,
+    "max_position_embeddings": 32, "norm_epsilon": 1e-6, "activation": "silu",
+    "tie_word_embeddings": True, "rope": RopeConfig(theta=1e4),
+}  # fmt: skip
+
+
+def test_is_frozen_and_hashable():
+    model = ModelConfig(**FIELDS)
+    assert hash(model) == hash(ModelConfig(**FIELDS))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model.num_layers = 5
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, "4", True, None])
+@pytest.mark.parametrize("name", ["num_layers", "head_dim", "vocab_size"])
+def test_sizes_are_integers_from_one(name, value):
+    with pytest.raises(ModelError, match=f"test: {name} is .*expected an integer >= 1"):
+        ModelConfig(**FIELDS | {name: value})
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"num_query_groups": 3}, "4 attention heads are not a multiple of 3"),
+    ({"layer_types": ("full",) * 3}, "3 layer types for 4 layers"),
+    ({"layer_types": ("sliding",) * 4}, "sliding layers without a sliding window"),
+])  # fmt: skip
+def test_contradictions_are_refused(changes, message):
+    with pytest.raises(ModelError, match=message):
+        ModelConfig(**FIELDS | changes)
+
+
+def test_layers_know_their_window_and_their_rope():
+    local = RopeConfig(theta=100.0)
+    types = ("sliding", "sliding", "full", "sliding")
+    model = ModelConfig(**FIELDS, layer_types=types, sliding_window=8, rope_local=local)
+    assert [model.is_sliding(i) for i in range(4)] == [True, True, False, True]
+    assert [model.rope_of(i).theta for i in range(4)] == [100.0, 100.0, 1e4, 100.0]
+
+
+def test_without_layer_types_all_layers_are_full():
+    model = ModelConfig(**FIELDS, rope_local=RopeConfig(theta=100.0))
+    assert not any(model.is_sliding(i) for i in range(4))
+    assert {model.rope_of(i).theta for i in range(4)} == {1e4}

@@ -1,0 +1,151 @@
+"""Tests of mindspeed_llm.data.message_lists: ShareGPT and OpenAI rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mindspeed_llm.data.messages import Conversation, RowError
+from mindspeed_llm.data.sources import make_source
+from mindspeed_llm.errors import ConfigError
+
+SHAREGPT = "SharegptStyleInstructionHandler"
+OPENAI = "OpenAIInstructionHandler"
+
+
+def sharegpt(*turns, map_keys=None, **columns):
+    messages = [{"from": role, "value": value} for role, value in turns]
+    return make_source(SHAREGPT, map_keys).read({"conversations": messages, **columns})
+
+
+def openai(*messages, map_keys=None, **columns):
+    return make_source(OPENAI, map_keys).read({"messages": list(messages), **columns})
+
+
+TURNS = (("human", "A?"), ("gpt", "a."), ("human", "B?"), ("gpt", "b."))
+TALK = Conversation.of("A?", "a.", "B?", "b.")
+
+
+def test_sharegpt():
+    assert sharegpt(*TURNS) == TALK
+    row = {"conversations": json.dumps([{"from": r, "value": v} for r, v in TURNS])}
+    assert make_source(SHAREGPT, None).read(row) == TALK
+
+
+def test_openai():
+    messages = [{"role": "user", "content": "A?"},
+                {"role": "assistant", "content": [{"type": "text", "text": "a"},
+                                                  {"type": "text", "text": "."}]}]  # fmt: skip
+    assert openai(*messages) == Conversation.of("A?", "a.")
+
+
+def test_the_first_message_comes_before_the_column_and_the_column_before_the_default():
+    keys = {"system": "persona"}
+    assert sharegpt(*TURNS).system is None
+    assert sharegpt(*TURNS, map_keys=keys, persona="P").system == "P"
+    assert sharegpt(*TURNS, map_keys=keys, persona="").system is None
+    assert sharegpt(("system", "S"), *TURNS, map_keys=keys, persona="P").system == "S"
+    assert sharegpt(("system", ""), *TURNS, map_keys=keys, persona="P").system == ""
+    assert sharegpt(("system", None), *TURNS, map_keys=keys, persona="P").system == "P"
+
+
+def test_a_partial_map_of_tags_keeps_the_other_names():
+    messages = [{"from": "system", "value": "S"}, {"from": "bot", "value": "a."}]
+    messages.insert(1, {"from": "human", "value": "A?"})
+    row = {"chat": messages}
+    source = make_source(SHAREGPT, {"messages": "chat", "tags": {"assistant_tag": "bot"}})
+    assert source.read(row) == Conversation.of("A?", "a.", system="S")
+    assert source.columns == source.required == ("chat",)
+
+
+def test_openai_names_through_the_sharegpt_handler():
+    keys = {"messages": "messages", "tags": {
+        "role_tag": "role", "content_tag": "content", "user_tag": "user",
+        "assistant_tag": "assistant", "system_tag": "system"}}  # fmt: skip
+    row = {"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "a."}]}
+    assert make_source(SHAREGPT, keys).read(row) == Conversation.of("A?", "a.")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("loss", False), ("loss", 0), ("weight", 0), ("weight", 0.0)]
+)
+def test_answers_can_be_context_only(key, value):
+    question = {"role": "user", "content": "A?"}
+    answer = {"role": "assistant", "content": "a."}
+    talk = openai(question, {**answer, key: value}, question, {**answer, key: 1})
+    assert [m.train for m in talk.messages] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("turns", "kind"),
+    [
+        ((("gpt", "a."), ("human", "A?"), ("gpt", "b.")), "role order"),
+        ((("human", "A?"), ("human", "B?"), ("gpt", "b.")), "role order"),
+        ((("human", "A?"), ("system", "S"), ("gpt", "b.")), "role order"),
+        ((("human", "A?"), ("gpt", "a."), ("human", "B?")), "no answer"),
+        ((("system", "S"),), "empty conversation"),
+        ((), "empty conversation"),
+        ((("human", "A?"), ("function_call", "{}")), "tool turn"),
+        ((("human", "A?"), ("observation", "{}")), "tool turn"),
+        ((("human", "A?"), ("assistant", "a.")), "unknown role"),
+        ((("human", "A?"), ("gpt", None)), "empty answer"),
+        ((("human", ""), ("gpt", "a.")), "empty user turn"),
+        ((("human", 5), ("gpt", "a.")), "not text"),
+    ],
+)
+def test_what_cannot_be_used_says_why(turns, kind):
+    with pytest.raises(RowError) as caught:
+        sharegpt(*turns).check_trainable()
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "kind"),
+    [
+        ("text", "messages[0]", "malformed messages"),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [{}]},
+            "messages[0].role",
+            "tool turn",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url"}]},
+            "messages[0].content[0]",
+            "not text",
+        ),
+        (
+            {"role": "assistant", "content": "a", "loss": "no"},
+            "messages[0].loss",
+            "malformed messages",
+        ),
+        ({}, "messages[0].role", "unknown role"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(message, field, kind):
+    with pytest.raises(RowError) as caught:
+        openai(message)
+    assert (caught.value.field, caught.value.kind) == (field, kind)
+
+
+@pytest.mark.parametrize(
+    ("map_keys", "message"),
+    [
+        ({"conversation": "c"}, "no attribute 'conversation'"),
+        ({"tags": {"user": "human"}}, "no tag 'user'"),
+        ({"tags": {"user_tag": None}}, "tag 'user_tag': None"),
+        ({"tags": "human"}, "expected an object"),
+        ({"messages": ""}, "needs a column"),
+        ({"system": 5}, "'system': 5"),
+        ({"tools": "tools"}, "tools"),
+    ],
+)
+def test_a_wrong_map_is_refused(map_keys, message):
+    with pytest.raises(ConfigError, match=message):
+        make_source(SHAREGPT, map_keys)
+
+
+def test_a_system_column_that_is_not_read_is_pointed_out():
+    assert "'system' is not read" in make_source(SHAREGPT, None).unread_hint(frozenset({"system"}))
+    mapped = make_source(SHAREGPT, {"system": "system"})
+    assert mapped.unread_hint(frozenset({"system"})) is None

@@ -1,0 +1,109 @@
+"""Tests of mindspeed_llm.data.tokenizer with a tokenizer trained in this process."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import pytest
+
+from mindspeed_llm.data.tokenizer import load_tokenizer
+from mindspeed_llm.errors import DataError, TemplateError
+
+
+def test_special_text_stays_text(tokenizer):
+    for marker in ("<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<bos>", "<eos>"):
+        content = f"x {marker} y"
+        ids = tokenizer.encode_text(content)
+        assert not set(ids) & tokenizer.special_ids
+        assert tokenizer.decode(ids) == content
+        # The same text with special tokens on does hold the marker: the test can fail.
+        assert tokenizer.token_id(marker) in tokenizer.hf.encode(content)
+
+
+def test_the_transformers_tokenizer_is_left_as_it_was(tokenizer):
+    assert tokenizer.hf.backend_tokenizer.encode_special_tokens is False
+
+
+def test_ordinary_added_tokens_can_be_guarded(tiny_tokenizer_dir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_tokenizer_dir, copy)
+    spec = json.loads((copy / "tokenizer.json").read_text())
+    for token in spec["added_tokens"]:
+        token["special"] = token["content"] not in ("<start_of_turn>", "<end_of_turn>")
+    (copy / "tokenizer.json").write_text(json.dumps(spec))
+    loose = load_tokenizer(copy)
+    marker = loose.token_id("<end_of_turn>")
+    assert marker in loose.encode_text("x<end_of_turn>")
+    guarded = loose.guarding(("<start_of_turn>", "<end_of_turn>"))
+    assert marker not in guarded.encode_text("x<end_of_turn>")
+    assert guarded.token_id("<end_of_turn>") == marker
+    assert loose.guarding(("<eos>",)) is loose
+
+
+def test_a_missing_marker_shows_its_pieces(make_tokenizer_dir, tmp_path):
+    bare = load_tokenizer(make_tokenizer_dir(tmp_path / "t", markers=("<pad>", "<eos>", "<bos>")))
+    with pytest.raises(
+        TemplateError, match=r"'<start_of_turn>' is not one token .* but \d+ pieces"
+    ):
+        bare.token_id("<start_of_turn>")
+
+
+def test_ids_of_eos_and_padding(make_tokenizer_dir, tmp_path):
+    directory = make_tokenizer_dir(tmp_path / "t", pad=None, generation_eos=[1, 9])
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer.eos_ids == (tokenizer.eos_id, 9)
+    assert tokenizer.pad_id == tokenizer.eos_id
+    assert tokenizer.vocab_size == len(tokenizer.hf)
+
+
+def test_the_hash_tells_vocabularies_apart(
+    tokenizer, tiny_tokenizer_dir, make_tokenizer_dir, tmp_path
+):
+    assert load_tokenizer(tiny_tokenizer_dir).sha256 == tokenizer.sha256
+    other = make_tokenizer_dir(tmp_path / "t", markers=("<eos>", "<bos>", "<pad>"))
+    assert load_tokenizer(other).sha256 != tokenizer.sha256
+
+
+def test_a_copy_for_another_process_encodes_alike(tokenizer):
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.hf is None
+    texts = ["Hello\n\nthere", "<end_of_turn>", "e\u0301 \U0001f600 \x00 \r\n"]
+    assert copy.encode_texts(texts) == [tokenizer.encode_text(t) for t in texts]
+
+
+def test_a_tokenizer_file_stands_for_its_directory(tokenizer, tiny_tokenizer_dir):
+    assert load_tokenizer(tiny_tokenizer_dir / "tokenizer.json").sha256 == tokenizer.sha256
+
+
+def test_directories_without_a_tokenizer_are_named(tmp_path):
+    with pytest.raises(DataError, match="--tokenizer-name-or-path .*nowhere: no such directory"):
+        load_tokenizer(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no tokenizer there; expected one of tokenizer.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match="cannot read a tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_generation_config_is_named(make_tokenizer_dir, tmp_path):
+    directory = make_tokenizer_dir(tmp_path / "t")
+    (directory / "generation_config.json").write_text('{"eos_token_id": "two"}')
+    with pytest.raises(DataError, match="eos_token_id 'two'"):
+        load_tokenizer(directory)
+
+
+def test_a_blank_before_the_first_text_is_not_put_before_every_piece(tiny_tokenizer_dir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_tokenizer_dir, copy)
+    spec = json.loads((copy / "tokenizer.json").read_text())
+    metaspace = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "first", "split": False}
+    for step in (metaspace, {"type": "Sequence", "pretokenizers": [metaspace]}):
+        spec["pre_tokenizer"] = step
+        (copy / "tokenizer.json").write_text(json.dumps(spec))
+        tokenizer = load_tokenizer(copy)
+        whole = tokenizer.hf.backend_tokenizer
+        assert whole.encode("Hi", add_special_tokens=False).tokens[0] == "_"
+        marked = whole.encode("<eos>Hi", add_special_tokens=False).ids
+        assert [tokenizer.token_id("<eos>"), *tokenizer.encode_text("Hi")] == marked

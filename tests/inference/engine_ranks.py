@@ -1,0 +1,61 @@
+"""Run on every rank: what the engine makes of tiny models, for comparison with transformers."""
+
+
+def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: int) -> dict:
+    from pathlib import Path
+
+    import torch
+    from megatron.core import parallel_state, tensor_parallel
+
+    from mindspeed_llm.checkpoint.state import load_weights
+    from mindspeed_llm.config.parallel import ParallelConfig
+    from mindspeed_llm.inference.engine import Engine
+    from mindspeed_llm.inference.ranks import Ranks
+    from mindspeed_llm.inference.sampling import Sampling
+    from mindspeed_llm.inference.stages import Stages
+    from mindspeed_llm.models.build import build_model
+    from mindspeed_llm.models.registry import read_model
+
+    parallel_state.initialize_model_parallel(tp, pp)
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    layout = ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
+    answers = {}
+    for name, directory in models.items():
+        config = read_model(Path(directory))
+        model = build_model(config, layout, dtype=torch.float32, perform_initialization=False)
+        load_weights(Path(directory), [model])
+        stages = Stages(model.eval(), torch.device("cpu"))
+        ranks = Ranks(tp * pp - tp)
+        engine = Engine(stages, ranks, stop_ids=(), context=120)
+        if not ranks.is_leader:
+            engine.follow()
+            answers[name] = {"held": engine._held}
+            continue
+        single = [engine.generate(p, max_new_tokens=limit) for p in prompts]
+        batch = engine.generate_batch(prompts, max_new_tokens=limit, batch_size=2)
+        engine.forget()
+        turns, prompt = [], []
+        for text in follow_up:
+            prompt = prompt + text
+            reply = engine.generate(prompt, max_new_tokens=limit)
+            engine_cached = reply.cached_tokens
+            engine_ids = list(reply.ids)
+            turns.append({"prompt": list(prompt), "ids": engine_ids, "cached": engine_cached})
+            prompt = prompt + reply.ids
+        warm = Sampling(temperature=0.9, top_k=40, top_p=0.95, seed=11)
+        drawn = [engine.generate(prompts[0], sampling=warm, max_new_tokens=limit).ids
+                 for _ in range(2)]  # fmt: skip
+        drawn_batch = engine.generate_batch(prompts, sampling=warm, max_new_tokens=limit)
+        _, tokens = engine.stream(prompts[0], max_new_tokens=limit)
+        early = [next(tokens), next(tokens)]
+        tokens.close()
+        labels = [-100, *prompts[0][1:]]
+        likelihood = engine.likelihood([(prompts[0], labels)])
+        after = engine.generate(prompts[0], max_new_tokens=limit).ids
+        engine.close()
+        answers[name] = {
+            "single": [r.ids for r in single], "batch": [r.ids for r in batch], "turns": turns,
+            "drawn": drawn, "drawn_batch": drawn_batch[0].ids, "early": early, "after": after,
+            "likelihood": likelihood, "held": engine._held,
+        }  # fmt: skip
+    return answers

@@ -1,0 +1,112 @@
+"""Generation equals transformers' for every family and layout, cached, batched, in turns."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+RANKS = Path(__file__).with_name("engine_ranks.py").read_text(encoding="utf-8")
+FAMILIES = ("llama", "gemma2", "gemma3")
+LAYOUTS = {"one process": (1, 1), "TP 2": (2, 1), "PP 2": (1, 2)}
+LIMIT = 12  # with the prompts below, past the window of 8
+
+
+def _ids(length: int, seed: int) -> list[int]:
+    return [random.Random(seed).randrange(3, 131) for _ in range(length)]
+
+
+PROMPTS = [_ids(5, 1), _ids(17, 2), _ids(6, 3), _ids(1, 4), _ids(30, 5)]
+TURNS = [_ids(7, 6), _ids(9, 7), _ids(3, 8)]
+
+
+@pytest.fixture(scope="module")
+def directories(tiny_hf_model: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("families")
+    return {family: str(tiny_hf_model(family, folder / family)) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def oracle(directories: dict[str, str]) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    return {
+        name: AutoModelForCausalLM.from_pretrained(
+            path, attn_implementation="eager", dtype=torch.float32
+        ).eval()
+        for name, path in directories.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, list[dict]]:
+    """Layout -> each rank's answers; one start of processes serves all families."""
+    return {}
+
+
+@pytest.fixture(params=LAYOUTS)
+def ranks(request: pytest.FixtureRequest, results: dict, run_ranks: Callable,
+          directories: dict) -> list[dict]:  # fmt: skip
+    layout = request.param
+    if layout not in results:
+        tp, pp = LAYOUTS[layout]
+        results[layout] = run_ranks(tp * pp, RANKS, directories, tp, pp, PROMPTS, TURNS, LIMIT)
+    return results[layout]
+
+
+def _expected(model: Any, prompt: list[int]) -> list[int]:
+    """Greedy ids of transformers without a cache: every step looks at everything anew."""
+    ids = list(prompt)
+    for _ in range(LIMIT):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_transformers(family: str, ranks: list[dict], oracle: dict) -> None:
+    found = ranks[0][family]
+    expected = [_expected(oracle[family], prompt) for prompt in PROMPTS]
+    assert found["single"] == expected
+    assert found["batch"] == expected
+    assert found["after"] == expected[0]
+    assert found["early"] == expected[0][:2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_turns_reuse_the_cache_and_change_nothing(
+    family: str, ranks: list[dict], oracle: dict
+) -> None:
+    turns = ranks[0][family]["turns"]
+    assert [turn["ids"] for turn in turns] == [
+        _expected(oracle[family], turn["prompt"]) for turn in turns
+    ]
+    assert turns[0]["cached"] == 0
+    for before, turn in zip(turns, turns[1:], strict=False):
+        # All but the last generated id, which nothing came after.
+        assert turn["cached"] == len(before["prompt"]) + LIMIT - 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drawn_tokens_repeat_by_seed_alone_and_in_a_batch(family: str, ranks: list[dict]) -> None:
+    found = ranks[0][family]
+    assert found["drawn"][0] == found["drawn"][1] == found["drawn_batch"]
+    assert found["drawn"][0] != found["single"][0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_likelihood_is_that_of_transformers(family: str, ranks: list[dict], oracle: dict) -> None:
+    ids = torch.tensor([PROMPTS[0]])
+    with torch.no_grad():
+        scores = oracle[family](ids).logits[0, :-1].log_softmax(-1)
+    expected = -scores.gather(-1, ids[0, 1:, None]).sum().item()
+    loss, count = ranks[0][family]["likelihood"][0]
+    assert count == len(PROMPTS[0]) - 1
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_ranks_hold_the_same_cache(family: str, ranks: list[dict]) -> None:
+    assert len({tuple(rank[family]["held"]) for rank in ranks}) == 1

@@ -1,0 +1,94 @@
+"""Sampling keeps what it should, draws in proportion, and repeats by seed."""
+
+import pytest
+import torch
+
+from mindspeed_llm.errors import ConfigError
+from mindspeed_llm.inference.sampling import GREEDY, Sampler, Sampling, probabilities
+
+LOGITS = torch.tensor([[0.1, 2.0, -1.0, 1.5, -torch.inf]])
+
+
+def test_greedy_takes_the_most_probable() -> None:
+    assert Sampler(GREEDY, 2)(torch.stack([LOGITS[0], -LOGITS[0, [1, 0, 2, 3, 3]]])).tolist() == [
+        1,
+        2,
+    ]
+
+
+def test_temperature_is_softmax_of_scaled_logits() -> None:
+    found = probabilities(LOGITS, Sampling(temperature=0.7))
+    torch.testing.assert_close(found, torch.softmax(LOGITS / 0.7, -1))
+
+
+@pytest.mark.parametrize("k,kept", [(1, {1}), (2, {1, 3}), (3, {0, 1, 3}), (9, {0, 1, 2, 3})])
+def test_top_k_keeps_the_k_best(k: int, kept: set[int]) -> None:
+    found = probabilities(LOGITS, Sampling(temperature=1.0, top_k=k))[0]
+    assert set(found.nonzero().flatten().tolist()) == kept
+    assert found.sum().item() == pytest.approx(1)
+
+
+def test_top_p_keeps_the_fewest_that_reach_p() -> None:
+    chances = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
+    for p, kept in ((0.49, 1), (0.51, 2), (0.81, 3), (0.96, 4), (1.0, 4)):
+        found = probabilities(chances.log(), Sampling(temperature=1.0, top_p=p))
+        assert int((found > 0).sum()) == kept
+        want = chances[0, :kept] / chances[0, :kept].sum()
+        torch.testing.assert_close(found[0, :kept], want)
+
+
+def test_top_p_comes_after_top_k_as_in_transformers() -> None:
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    scores = TemperatureLogitsWarper(0.8)(None, logits)
+    scores = TopPLogitsWarper(0.7)(None, TopKLogitsWarper(12)(None, scores))
+    found = probabilities(logits, Sampling(temperature=0.8, top_k=12, top_p=0.7))
+    torch.testing.assert_close(found, scores.softmax(-1))
+
+
+def test_draws_follow_the_distribution() -> None:
+    sampler = Sampler(Sampling(temperature=1.0, seed=3), 2000)
+    drawn = sampler(torch.tensor([0.6, 0.3, 0.1]).log().expand(2000, 3))
+    # Every row has the same seed, so the first draw is the same; later ones differ by the row's
+    # own generator only if it is used: draw from one row 2000 times instead.
+    assert len(set(drawn.tolist())) == 1
+    one = Sampler(Sampling(temperature=1.0, seed=3))
+    counts = torch.bincount(
+        torch.cat([one(torch.tensor([[0.6, 0.3, 0.1]]).log()) for _ in range(2000)]), minlength=3
+    )
+    torch.testing.assert_close(counts / 2000, torch.tensor([0.6, 0.3, 0.1]), atol=0.04, rtol=0)
+
+
+def test_seed_decides_and_rows_are_independent() -> None:
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
+    warm = Sampling(temperature=1.3, seed=5)
+
+    def draws(sampler: Sampler, rows: slice, steps: int) -> list[list[int]]:
+        return [sampler(logits[rows]).tolist() for _ in range(steps)]
+
+    alone = draws(Sampler(warm), slice(1, 2), 8)
+    together = draws(Sampler(warm, 3), slice(0, 3), 8)
+    assert [row[0] for row in alone] == [row[1] for row in together]
+    assert draws(Sampler(warm), slice(1, 2), 8) == alone
+    other = draws(Sampler(Sampling(temperature=1.3, seed=6)), slice(1, 2), 8)
+    assert other != alone
+
+
+def test_a_row_that_is_not_drawn_keeps_its_generator() -> None:
+    logits = torch.randn(2, 40, generator=torch.Generator().manual_seed(1))
+    warm = Sampling(temperature=1.3, seed=5)
+    plain, skipping = Sampler(warm, 2), Sampler(warm, 2)
+    first = plain(logits).tolist()
+    assert skipping(logits, rows=[0]).tolist() == [first[0], 0]
+    assert skipping(logits, rows=[1]).tolist() == [0, first[1]]
+
+
+@pytest.mark.parametrize(
+    "wrong,flag",
+    [({"temperature": -1.0}, "--temperature"), ({"temperature": float("nan")}, "--temperature"),
+     ({"top_k": -1}, "--top-k"), ({"top_p": 0.0}, "--top-p"), ({"top_p": 1.5}, "--top-p")],
+)  # fmt: skip
+def test_wrong_settings_name_their_flag(wrong: dict, flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        Sampling(**wrong)

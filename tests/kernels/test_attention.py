@@ -1,0 +1,123 @@
+"""kernels.attention against attention written out position by position in float64."""
+
+import pytest
+import torch
+
+from mindspeed_llm.kernels.attention import attention, visible_keys
+
+
+def tensors(sq, sk, heads, groups, dim=8, batch=2):
+    generator = torch.Generator().manual_seed(sq * 100 + sk)
+    q = torch.randn(sq, batch, heads, dim, generator=generator)
+    k, v = torch.randn(2, sk, batch, groups, dim, generator=generator)
+    return q.mul(3), k.mul(3), v
+
+
+def by_hand(q, k, v, *, scale, window=None, softcap=None, hidden=None):
+    """The definition, one query at a time; shares no code and no layout with the kernel."""
+    q, k, v = q.double(), k.double(), v.double()
+    (sq, batch, heads, dim), (sk, _, groups, _) = q.shape, k.shape
+    out = torch.zeros(sq, batch, heads, dim, dtype=torch.float64)
+    for i in range(sq):
+        at = sk - sq + i
+        for b in range(batch):
+            for n in range(heads):
+                g = n // (heads // groups)
+                keys = [j for j in range(sk) if j <= at and (window is None or at - j < window)]
+                if hidden is not None:
+                    rows = hidden.expand(batch, 1, sq, sk)[b, 0, i]
+                    keys = [j for j in keys if not rows[j]]
+                if not keys:
+                    continue
+                scores = torch.stack([q[i, b, n] @ k[j, b, g] for j in keys]) * scale
+                if softcap is not None:
+                    scores = softcap * torch.tanh(scores / softcap)
+                weights = scores.softmax(0)
+                out[i, b, n] = sum(w * v[j, b, g] for w, j in zip(weights, keys, strict=True))
+    return out.reshape(sq, batch, heads * dim)
+
+
+SHAPES = [  # queries, keys, heads, groups
+    (9, 9, 4, 4), (9, 9, 4, 2), (9, 9, 4, 1),  # whole sequence: MHA, GQA, MQA
+    (1, 9, 4, 2), (1, 1, 4, 2),  # one new token
+    (4, 9, 4, 2), (4, 9, 4, 1),  # several new tokens on cached keys
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 1, 3, 9, 50])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_definition(shape, window, softcap):
+    q, k, v = tensors(*shape)
+    ours = attention(q, k, v, scale=0.4, window=window, softcap=softcap)
+    want = by_hand(q, k, v, scale=0.4, window=window, softcap=softcap)
+    torch.testing.assert_close(ours.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mask_adds_to_causality_and_window(shape, softcap):
+    sq, sk, *_ = shape
+    q, k, v = tensors(*shape)
+    hidden = torch.rand(2, 1, sq, sk, generator=torch.Generator().manual_seed(1)) < 0.4
+    hidden[1, 0, sq - 1] = True  # a query that sees nothing
+    ours = attention(q, k, v, scale=0.4, window=4, softcap=softcap, hidden=hidden)
+    want = by_hand(q, k, v, scale=0.4, window=4, softcap=softcap, hidden=hidden)
+    torch.testing.assert_close(ours.double(), want, rtol=1e-5, atol=1e-5)
+    assert not ours[sq - 1, 1].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 9), (2, 1, 1, 9), (1, 9)])
+@pytest.mark.parametrize("sq", [1, 4])
+def test_masks_that_are_broadcast(shape, sq):
+    q, k, v = tensors(sq, 9, 4, 2)
+    hidden = torch.zeros(shape, dtype=torch.bool)
+    hidden[..., :3] = True
+    ours = attention(q, k, v, scale=0.4, hidden=hidden)
+    want = by_hand(q, k, v, scale=0.4, hidden=hidden)
+    torch.testing.assert_close(ours.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 3])
+def test_gradients_equal_the_definitions(window, softcap):
+    q, k, v = (t.requires_grad_() for t in tensors(6, 6, 4, 2, batch=1))
+    probe = torch.randn(6, 1, 32, generator=torch.Generator().manual_seed(3))
+    options = {"scale": 0.4, "window": window, "softcap": softcap}
+    got = torch.autograd.grad((attention(q, k, v, **options) * probe).sum(), (q, k, v))
+    want = torch.autograd.grad((by_hand(q, k, v, **options) * probe).sum(), (q, k, v))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_gradients_are_finite_where_a_query_sees_nothing(softcap):
+    q, k, v = (t.requires_grad_() for t in tensors(3, 3, 2, 2))
+    hidden = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
+    hidden[..., 0] = True
+    attention(q, k, v, scale=0.4, softcap=softcap, hidden=hidden).sum().backward()
+    assert all(t.grad.isfinite().all() for t in (q, k, v))
+    assert not q.grad[0].any()
+
+
+def test_dropout_drops_and_keeps_the_mean():
+    q, k, v = tensors(64, 64, 2, 2)
+    for softcap in (None, 50.0):
+        torch.manual_seed(0)
+        runs = [attention(q, k, v, scale=0.1, softcap=softcap, dropout=0.5) for _ in range(400)]
+        plain = attention(q, k, v, scale=0.1, softcap=softcap)
+        assert not torch.equal(runs[0], runs[1])
+        assert (torch.stack(runs).mean(0) - plain).abs().mean() < 0.05
+
+
+def test_one_token_without_window_needs_no_mask():
+    cpu = torch.device("cpu")
+    assert visible_keys(1, 7, None, cpu) is None
+    assert visible_keys(1, 7, 7, cpu) is None
+    assert visible_keys(1, 7, 3, cpu).tolist() == [[False] * 4 + [True] * 3]
+
+
+def test_more_queries_than_keys_is_a_programming_error():
+    q, k, v = tensors(3, 3, 2, 2)
+    with pytest.raises(AssertionError, match="3 queries but only 2 keys"):
+        attention(q, k[:2], v[:2], scale=1.0)

@@ -1,0 +1,175 @@
+"""models.build: whole models against transformers on the same weights, at every layout; the true
+Gemma 2 9B on the meta device."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+RANKS = Path(__file__).with_name("parity_ranks.py").read_text(encoding="utf-8")
+CASES = {  # case -> family, changes of its tiny model; each fits TP 2 and PP 2
+    "llama": ("llama", {}),
+    "llama tied": ("llama", {"tie_word_embeddings": True}),
+    "llama biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "gemma": ("gemma", {}),
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "qwen3 biases": ("qwen3", {"attention_bias": True}),
+    "gemma2": ("gemma2", {}),
+    "gemma2 untied": ("gemma2", {"tie_word_embeddings": False}),
+    "gemma3": ("gemma3", {}),
+    "gemma3 capped": ("gemma3", {"final_logit_softcapping": 3.0}),
+}
+ONE_GROUP = {  # multi-query attention: one key/value head cannot be cut
+    "llama MQA": ("llama", {"num_key_value_heads": 1}),
+    "gemma2 MQA": ("gemma2", {"num_key_value_heads": 1}),
+    "gemma3 MQA": ("gemma3", {"num_key_value_heads": 1}),
+}
+LAYOUTS = {  # TP, PP, sequence parallel
+    "one process": (1, 1, False),
+    "TP 2": (2, 1, False),
+    "TP 2 SP": (2, 1, True),
+    "PP 2": (1, 2, False),
+}
+ROWS = [
+    (layout, case)
+    for layout in LAYOUTS
+    for case in CASES
+    if layout != "TP 2" or case in ("llama", "gemma2", "gemma3")
+]  # the rest: with SP
+ROWS += [("one process", case) for case in ONE_GROUP]
+GEMMA2_9B = json.dumps({  # what the published checkpoint's config.json says, but for token ids
+    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "attention_bias": False,
+    "attention_dropout": 0.0, "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid",
+    "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 3584, "initializer_range": 0.02,
+    "intermediate_size": 14336, "max_position_embeddings": 8192, "num_attention_heads": 16,
+    "num_hidden_layers": 42, "num_key_value_heads": 8, "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096,
+    "sliding_window_size": 4096, "torch_dtype": "bfloat16", "use_cache": True,
+    "vocab_size": 256000,
+})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def directories(tiny_hf_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("families")
+    return {
+        case: str(tiny_hf_model(family, folder / case.replace(" ", "_"), **changes))
+        for case, (family, changes) in (CASES | ONE_GROUP).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Layout -> what its ranks answered; one start of processes serves all cases of a layout."""
+    return {}
+
+
+@pytest.mark.parametrize(("layout", "case"), ROWS)
+def test_equals_transformers(layout, case, results, run_ranks, directories):
+    tp, pp, sp = LAYOUTS[layout]
+    if layout not in results:
+        wanted = [name for where, name in ROWS if where == layout]
+        models = {name: directories[name] for name in wanted}
+        results[layout] = run_ranks(tp * pp, RANKS, models, tp, pp, sp)
+    ranks = [answer[case] for answer in results[layout]]
+    assert max(rank["gradient"] for rank in ranks) < 1e-4, [rank["worst"] for rank in ranks]
+    assert all((rank["split"] > 0) == (tp > 1) for rank in ranks)
+    last = [rank for rank in ranks if "logits" in rank]
+    assert len(last) == tp
+    assert max(rank["logits"] for rank in last) < 1e-4
+    assert max(rank["loss"] for rank in last) < 1e-4
+    if pp == 1 and not sp:
+        assert max(rank["cached"] for rank in ranks) < 1e-4
+
+
+ACTING = [  # what the tiny models are said to exercise, and the model without it
+    ("gemma2", "attn_logit_softcapping", 1e6),
+    ("gemma2", "final_logit_softcapping", 1e6),
+    ("gemma2", "sliding_window", 64),
+    ("gemma3", "sliding_window", 64),
+    ("mistral", "sliding_window", 64),
+    ("qwen2", "use_sliding_window", False),
+    ("qwen3", "use_sliding_window", False),
+    ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 10000.0}),
+    ("gemma3", "rope_parameters", {
+        "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
+    ("gemma3", "rope_parameters", {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1000000.0}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "key", "without"), ACTING)
+def test_the_tiny_models_go_beyond_caps_windows_and_plain_rope(
+    family, key, without, tiny_hf_model, tmp_path
+):
+    """transformers alone: at the lengths compared above, each peculiarity changes the logits."""
+    ids = torch.randint(3, 131, (2, 32), generator=torch.Generator().manual_seed(5))
+    logits = []
+    for changes in ({}, {key: without}):
+        directory = tiny_hf_model(family, tmp_path / str(len(logits)), **changes)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, attn_implementation="eager"
+        )
+        with torch.no_grad():
+            logits.append(model(ids).logits)
+    assert (logits[0] - logits[1]).abs().max() > 0.3
+
+
+def true_gemma2_9b(root):
+    """Builds the 9B on meta; runs in a process of its own."""
+    import pickle
+    from pathlib import Path
+
+    import torch
+    from megatron.core import parallel_state, tensor_parallel
+
+    from mindspeed_llm.config.parallel import ParallelConfig
+    from mindspeed_llm.models.build import build_model
+    from mindspeed_llm.models.registry import read_model
+    from mindspeed_llm.models.shapes import count_parameters
+
+    parallel_state.initialize_model_parallel()
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    model = read_model(Path(root))
+    with torch.device("meta"):
+        gpt = build_model(model, ParallelConfig(), dtype=torch.bfloat16)
+    again = pickle.loads(pickle.dumps(gpt.config))
+    return {
+        "built": sum(p.numel() for p in gpt.parameters()),
+        "counted": count_parameters(model),
+        "devices": sorted({p.device.type for p in gpt.parameters()}),
+        "dtypes": sorted({str(p.dtype) for p in gpt.parameters()}),
+        "pickled": again.decoder == model,
+        "keys": sorted(key for key in gpt.sharded_state_dict() if ".41." in key),
+    }
+
+
+def test_the_true_gemma2_9b_on_meta(run_ranks, tmp_path):
+    (tmp_path / "config.json").write_text(GEMMA2_9B, encoding="utf-8")
+    (answer,) = run_ranks(1, true_gemma2_9b, str(tmp_path))
+    assert answer["built"] == answer["counted"] == 9_241_705_984
+    assert answer["devices"] == ["meta"]
+    assert answer["dtypes"] == ["torch.bfloat16"]
+    assert answer["pickled"]
+    assert "decoder.layers.41.mlp.linear_fc2.post_layernorm.weight" in answer["keys"]
+
+
+LOCAL = os.environ.get("SMOLLM2_135M_INSTRUCT")
+
+
+@pytest.mark.skipif(not LOCAL, reason="SMOLLM2_135M_INSTRUCT names no model directory")
+def test_smollm2_equals_transformers(run_ranks):
+    (answer,) = run_ranks(1, RANKS, {"smollm2": LOCAL}, 1, 1, False, timeout=300)
+    answer = answer["smollm2"]
+    assert answer["logits"] < 1e-4
+    assert answer["cached"] < 1e-4
+    assert answer["loss"] < 1e-4
+    assert answer["gradient"] < 1e-4, answer["worst"]

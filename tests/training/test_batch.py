@@ -1,0 +1,59 @@
+"""Labels are shifted first; rows are dealt so that every layout sees the same global batch."""
+
+import pytest
+import torch
+
+from mindspeed_llm.training.batch import Row, deal, stack
+
+IGNORE = -100
+
+
+def sample(ids, first_label):
+    labels = [IGNORE] * first_label + ids[first_label:]
+    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+
+
+def test_shift_pairs_each_token_with_its_successor():
+    row = Row.shifted(sample([11, 12, 13, 14], 2))
+    assert row.tokens.tolist() == [11, 12, 13]
+    assert row.targets.tolist() == [IGNORE, 13, 14]
+
+
+def test_first_token_is_never_a_target_and_last_never_an_input():
+    row = Row.shifted(sample([11, 12, 13], 0))
+    assert 11 not in row.targets.tolist() and 13 not in row.tokens.tolist()
+
+
+def test_stack_pads_on_the_right_and_counts():
+    rows = [Row.shifted(sample([1, 2, 3, 4, 5], 1)), Row.shifted(sample([6, 7, 8], 2))]
+    batch = stack(rows, pad_id=9, length=None, multiple=3)
+    assert batch.tokens.tolist() == [[1, 2, 3, 4, 9, 9], [6, 7, 9, 9, 9, 9]]
+    assert batch.targets[0].tolist() == [2, 3, 4, 5, IGNORE, IGNORE]
+    assert batch.targets[1].tolist() == [IGNORE, 8] + [IGNORE] * 4
+    assert batch.positions.tolist() == [list(range(6))] * 2
+    assert (batch.real_tokens, batch.supervised) == (6, 5)
+    assert stack(rows, pad_id=9, length=8, multiple=1).tokens.shape == (2, 8)
+
+
+@pytest.mark.parametrize(("micro", "ranks"), [(1, 1), (2, 1), (1, 4), (2, 2), (8, 1)])
+def test_deal_serves_every_row_once(micro, ranks):
+    rows = [Row.shifted(sample(list(range(1, 3 + n)), 1)) for n in (4, 1, 7, 2, 2, 6, 3, 5)]
+    dealt = [group for rank in range(ranks) for group in deal(rows, micro, rank, ranks)]
+    assert all(len(group) == micro for group in dealt)
+    served = sorted(len(row) for group in dealt for row in group)
+    assert served == sorted(len(row) for row in rows)
+
+
+def test_deal_puts_like_lengths_together_longest_first():
+    rows = [Row.shifted(sample(list(range(1, 3 + n)), 1)) for n in (1, 8, 2, 7)]
+    lengths = [[len(row) for row in group] for group in deal(rows, 2, 0, 1)]
+    assert lengths == [[9, 8], [3, 2]]
+
+
+def test_a_remainder_is_filled_without_targets():
+    rows = [Row.shifted(sample([1, 2, 3], 1)), Row.shifted(sample([4, 5], 1)),
+            Row.shifted(sample([6, 7], 1))]  # fmt: skip
+    batches = [stack(group, pad_id=0, length=None, multiple=1)
+               for rank in range(2) for group in deal(rows, 2, rank, 2)]  # fmt: skip
+    assert [len(b.tokens) for b in batches] == [2, 2]
+    assert sum(b.supervised for b in batches) == 4

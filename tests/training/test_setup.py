@@ -1,0 +1,84 @@
+"""A run is continued exactly, refused when it cannot be, or started anew from its weights."""
+
+import pytest
+
+
+def runs(flags, variants):
+    """Runs in a rank: each command line in turn, to its end -> losses, or the error."""
+    import torch
+    from megatron.core import parallel_state
+
+    from mindspeed_llm.cli.train import read_settings
+    from mindspeed_llm.errors import UserError
+    from mindspeed_llm.training.inputs import read_inputs
+    from mindspeed_llm.training.loop import run_iteration, train
+    from mindspeed_llm.training.setup import prepare
+
+    results = []
+    for variant in variants:
+        try:
+            settings, architecture = read_settings([*flags, *variant])
+            job = prepare(settings, read_inputs(settings, architecture, check_tokenizer=False),
+                          torch.device("cpu"))  # fmt: skip
+            if job.save is not None:
+                train(job)
+                results.append(job.start)
+            else:
+                left = range(job.start + 1, job.total + 1)
+                losses = [run_iteration(job, i, 0).loss for i in left]
+                results.append([job.start, losses, float(torch.rand(()))])
+        except UserError as error:
+            results.append(str(error))
+        if parallel_state.model_parallel_is_initialized():
+            parallel_state.destroy_model_parallel()
+    return results
+
+
+@pytest.mark.parametrize(
+    ("world_size", "layout"),
+    [
+        (1, ["--bf16"]),
+        (2, ["--use-distributed-optimizer"]),
+        (2, ["--tensor-model-parallel-size", "2"]),
+    ],
+    ids=["bf16", "dp2-distributed", "tp2"],
+)  # fmt: skip
+def test_continuing_is_bit_equal(run_ranks, flags, tmp_path, world_size, layout):
+    saved = str(tmp_path / "out")
+    common = [*layout, "--hidden-dropout", "0.1", "--attention-dropout", "0.1"]
+    whole = [*common, "--train-iters", "5"]
+    half = [*common, "--train-iters", "2", "--save", saved]
+    again = [*whole, "--load", saved]
+    for start, expected, found in (
+        (r[0][0], r[0], r[2]) for r in run_ranks(world_size, runs, flags, [whole, half, again])
+    ):
+        assert start == 0 and found[0] == 2
+        assert found[1] == expected[1][2:]  # not nearly: the same bits
+        assert found[2] == expected[2]  # the generators too
+
+
+def test_what_cannot_be_continued_is_refused(run_ranks, flags, tmp_path):
+    saved = str(tmp_path / "out")
+    load = ["--load", saved]
+    variants = [
+        ["--train-iters", "2", "--save", saved],
+        [*load, "--seed", "7", "--adam-beta2", "0.95"],
+        [*load, "--global-batch-size", "4"],
+        [*load, "--lr", "1e-4"],
+        [*load, "--lr", "1e-4", "--override-opt-param-scheduler", "--train-iters", "3"],
+        [*load, "--finetune", "--seed", "7", "--no-load-optim", "--no-load-rng"],
+        [*load, "--use-distributed-optimizer"],
+        [*load, "--train-iters", "2"],
+        ["--tensor-model-parallel-size", "3"],
+    ]
+    (found,) = run_ranks(1, runs, flags, variants)
+    assert found[0] == 0
+    assert "--seed was 1234 and is 7; --adam-beta2 was 0.999 and is 0.95" in found[1]
+    assert "--finetune" in found[1]
+    assert "--global-batch-size was 8 and is 4" in found[2]
+    assert "--lr is 0.0001, the checkpoint has 0.001" in found[3]
+    assert found[4][0] == 2 and len(found[4][1]) == 1
+    assert found[5][0] == 0 and len(found[5][1]) == 3
+    assert "optimizer" in found[6] and "DistributedOptimizer" in found[6]
+    assert found[7][0] == 2 and found[7][1] == []  # nothing is left to do
+    assert "--tensor-model-parallel-size 3" in found[8]
