@@ -35,8 +35,8 @@ def configure(level: int = logging.INFO) -> None:
     """Send records to standard error; ranks above 0 speak from WARNING on. Safe to call twice."""
     logger = logging.getLogger(_ROOT)
     logger.setLevel(level if rank() == 0 else max(level, logging.WARNING))
-    if logger.handlers:
-        return
+    if any(isinstance(handler, _StandardError) for handler in logger.handlers):
+        return  # somebody else's handlers beside ours are theirs to keep
     handler = _StandardError()
     prefix = "" if rank() == 0 else f"[rank {rank()}] "
     handler.setFormatter(logging.Formatter(f"{prefix}%(levelname).1s %(message)s"))

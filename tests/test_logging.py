@@ -38,6 +38,14 @@ def test_configure_twice_speaks_once(logger, capsys, monkeypatch):
     assert (out, err) == ("", "I saved\n")
 
 
+def test_a_handler_of_somebody_else_does_not_silence_ours(logger, capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    logger.addHandler(logging.NullHandler())
+    log.configure()
+    log.get_logger("mindspeed_llm.x").info("saved")
+    assert capsys.readouterr().err == "I saved\n"
+
+
 def test_other_ranks_only_warn_and_say_who_they_are(logger, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "2")
     log.configure()
