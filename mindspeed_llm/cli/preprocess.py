@@ -16,7 +16,6 @@ from mindspeed_llm.data.manifest import DatasetFiles, Manifest
 from mindspeed_llm.data.prepare import Progress, prepare
 
 _REFUSED = {
-    "--append-eod": "every answer ends with its end-of-turn token, which is trained",
     "--tokenizer-not-use-fast": "only fast tokenizers are used; they give the same ids",
     "--enable-thinking": "no template of this version has thinking",
     "--streaming": "input is always read in a stream; leave the flag out",

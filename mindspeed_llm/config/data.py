@@ -9,6 +9,8 @@ from mindspeed_llm.config.flags import setting
 from mindspeed_llm.errors import ConfigError
 
 HF_PROMPT = "hf"
+PLAIN_TEXT = "GeneralPretrainHandler"
+MESSAGE_LISTS = ("SharegptStyleInstructionHandler", "OpenAIInstructionHandler")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +18,8 @@ class PreprocessConfig:
     """conversations -> the six files of a prepared data set"""
 
     input: tuple[str, ...] = setting(
-        help="parquet, json or jsonl files, or directories (read recursively, in name order)"
+        help="parquet, arrow, csv, json, jsonl or txt files, each also as .gz, or directories (read "
+        "recursively, in name order); PATH:WEIGHT for all of them mixes them in these shares"
     )
     tokenizer_name_or_path: Path = setting(help="Hugging Face directory of the model's tokenizer")
     output_prefix: Path = setting(
@@ -27,6 +30,12 @@ class PreprocessConfig:
     )
     handler_name: str = setting(
         "AlpacaStyleInstructionHandler", help="how a row becomes a conversation"
+    )
+    json_keys: tuple[str, ...] = setting(
+        ("text",), help=f"{PLAIN_TEXT} only: the column that holds the text"
+    )
+    append_eod: bool = setting(
+        False, help=f"{PLAIN_TEXT} only: end each text with the tokenizer's eos token"
     )
     prompt_type: str | None = setting(
         None, help="chat template by name, e.g. gemma; 'hf' is --hf-chat-template"
@@ -44,8 +53,31 @@ class PreprocessConfig:
         "drop",
         help="conversations over --seq-length: 'drop' leaves them out and counts them, "
         "'oldest-turns' and 'newest-turns' drop whole turns from the beginning or the end until "
-        "the rest fits (the system text stays), 'error' makes the run fail",
-        choices=("drop", "oldest-turns", "newest-turns", "error"),
+        "the rest fits (the system text stays), 'error' makes the run fail; 'split' cuts plain "
+        f"texts ({PLAIN_TEXT}) into pieces",
+        choices=("drop", "oldest-turns", "newest-turns", "error", "split"),
+    )
+    train_on: str = setting(
+        "all",
+        help="answers that are targets where a message does not say so itself (key 'loss' or "
+        "'weight'): 'all', the 'last' of each conversation, or 'none'",
+        choices=("all", "last", "none"),
+    )
+    train_on_inputs: bool = setting(
+        False, help="user turns are targets too, up to their end-of-turn token; headers are not"
+    )
+    role_order: str = setting(
+        "repair",
+        help="turns that do not alternate: 'repair' joins neighbours of one role and drops an "
+        "answer that nothing precedes and a last turn that nothing answers, and counts the rows; "
+        "'reject' leaves such rows out",
+        choices=("repair", "reject"),
+    )
+    mix_exhausted: str = setting(
+        "stop",
+        help="with weights, when a source has no row left: 'stop' ends the mix, 'repeat' begins "
+        "that source again until every source was used up once",
+        choices=("stop", "repeat"),
     )
     pack: bool = setting(
         False,
@@ -61,6 +93,9 @@ class PreprocessConfig:
         help="a row that cannot be used: 'skip' leaves it out and reports it, 'error' makes the "
         "run fail after listing all of them, 'limit' skips but fails above 5 % of the rows",
         choices=("limit", "skip", "error"),
+    )
+    strict: bool = setting(
+        False, help="stop at the first row that cannot be used, with file, line, field and reason"
     )
     verify_template: bool = setting(
         True,
@@ -81,6 +116,48 @@ class PreprocessConfig:
         if self.truncation != "drop" and self.seq_length is None:
             raise ConfigError(f"--truncation {self.truncation} needs --seq-length")
         self._check_packing()
+        self._check_targets()
+        if self.handler_name == PLAIN_TEXT:
+            self._check_plain_text()
+        else:
+            self._check_conversations()
+
+    def _check_targets(self) -> None:
+        if self.train_on == "none" and self.handler_name not in MESSAGE_LISTS:
+            raise ConfigError("--train-on none trains only what a message marks with 'loss', which "
+                              f"rows of {self.handler_name} cannot; use --train-on all or "
+                              "last")  # fmt: skip
+        if self.strict and self.on_bad_row == "skip":
+            raise ConfigError("--strict stops at a bad row, --on-bad-row skip passes it over; give "
+                              "one of them")  # fmt: skip
+
+    def _check_plain_text(self) -> None:
+        given = {"--prompt-type": self.prompt_type, "--hf-chat-template": self.hf_chat_template,
+                 "--map-keys": self.map_keys, "--train-on-inputs": self.train_on_inputs,
+                 "--train-on": self.train_on != "all"}  # fmt: skip
+        for flag, value in given.items():
+            if value:
+                raise ConfigError(f"{flag} has no meaning with {PLAIN_TEXT}: a plain text has no "
+                                  "turns, its column is --json-keys, and all of it is "
+                                  "trained")  # fmt: skip
+        if len(self.json_keys) != 1:
+            raise ConfigError(f"--json-keys {' '.join(self.json_keys)}: one column makes one data "
+                              "set; run once for each, with an --output-prefix of its "
+                              "own")  # fmt: skip
+        if self.truncation in ("oldest-turns", "newest-turns"):
+            raise ConfigError(f"--truncation {self.truncation}: a plain text has no turns; use "
+                              "split, drop or error")  # fmt: skip
+
+    def _check_conversations(self) -> None:
+        if self.append_eod:
+            raise ConfigError("--append-eod is for plain texts; in a conversation every answer "
+                              "ends with its end-of-turn token, which is trained")  # fmt: skip
+        if self.json_keys != ("text",):
+            raise ConfigError(f"--json-keys is for {PLAIN_TEXT}; {self.handler_name} takes its "
+                              "columns from --map-keys")  # fmt: skip
+        if self.truncation == "split":
+            raise ConfigError("--truncation split would cut conversations inside a turn; use "
+                              "oldest-turns, newest-turns, drop or error")  # fmt: skip
         named = self.prompt_type not in (None, HF_PROMPT)
         if named and self.hf_chat_template:
             raise ConfigError(f"--prompt-type {self.prompt_type} and --hf-chat-template are two "

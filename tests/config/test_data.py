@@ -21,6 +21,9 @@ NEEDED = [
 ]
 
 
+PLAIN = ["--handler-name", "GeneralPretrainHandler"]
+
+
 def read(*more: str) -> PreprocessConfig:
     return parse([*NEEDED, *more], PreprocessConfig, prog="preprocess_data.py")[0]
 
@@ -38,6 +41,11 @@ def test_defaults_and_types():
 def test_the_tokenizers_template_has_two_spellings():
     assert read("--prompt-type", "hf").uses_hf_template
     assert read("--hf-chat-template").uses_hf_template
+
+
+def test_plain_text_needs_no_template():
+    config = read(*PLAIN, "--json-keys", "content", "--append-eod")
+    assert config.json_keys == ("content",) and config.append_eod and config.prompt_type is None
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,17 @@ def test_the_tokenizers_template_has_two_spellings():
         ),
         (["--prompt-type", "gemma", "--on-bad-row", "ignore"], "--on-bad-row"),
         (["--prompt-type", "gemma", "--map-keys", "[1]"], "JSON object"),
+        (["--prompt-type", "gemma", "--append-eod"], "ends with its end-of-turn token"),
+        (["--prompt-type", "gemma", "--json-keys", "input"], "is for GeneralPretrainHandler"),
+        (["--prompt-type", "gemma", "--train-on", "none"], "cannot; use --train-on all or last"),
+        (["--prompt-type", "gemma", "--strict", "--on-bad-row", "skip"], "give one of them"),
+        (["--prompt-type", "gemma", "--truncation", "split", "--seq-length", "9"], "inside a turn"),
+        ([*PLAIN, "--prompt-type", "gemma"], "--prompt-type has no meaning"),
+        ([*PLAIN, "--map-keys", '{"a": "b"}'], "--map-keys has no meaning"),
+        ([*PLAIN, "--train-on-inputs"], "--train-on-inputs has no meaning"),
+        ([*PLAIN, "--train-on", "last"], "--train-on has no meaning"),
+        ([*PLAIN, "--json-keys", "text", "title"], "run once for each"),
+        ([*PLAIN, "--truncation", "oldest-turns", "--seq-length", "9"], "has no turns"),
     ],
 )
 def test_wrong_settings_are_refused(more, message):
