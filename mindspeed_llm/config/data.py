@@ -43,6 +43,20 @@ class PreprocessConfig:
     hf_chat_template: bool = setting(
         False, help="use the tokenizer's own chat template instead of --prompt-type"
     )
+    template_compat: str | None = setting(
+        None,
+        help="'mindspeed': the ids and labels that MindSpeed-LLM 2.1 makes for --prompt-type, its "
+        "eos labels over end-of-turn tokens included; for comparing with older data sets",
+        choices=("mindspeed",),
+    )
+    thinking: str | None = setting(
+        None,
+        help="answers with <think> blocks (qwen3, deepseek3). The model's own template removes the "
+        "thinking of earlier answers. 'expand' (the default): such an answer gets a row of its own "
+        "that ends with it; 'strip-history': one row, where it is not trained; 'keep': one row, "
+        "and earlier thinking stays",
+        choices=("keep", "strip-history", "expand"),
+    )
     map_keys: dict | None = setting(
         None, help='which column holds what, e.g. {"history": "histories"}; others keep defaults'
     )
@@ -134,6 +148,7 @@ class PreprocessConfig:
     def _check_plain_text(self) -> None:
         given = {"--prompt-type": self.prompt_type, "--hf-chat-template": self.hf_chat_template,
                  "--map-keys": self.map_keys, "--train-on-inputs": self.train_on_inputs,
+                 "--template-compat": self.template_compat, "--thinking": self.thinking,
                  "--train-on": self.train_on != "all"}  # fmt: skip
         for flag, value in given.items():
             if value:
@@ -165,6 +180,15 @@ class PreprocessConfig:
         if not named and not self.uses_hf_template:
             raise ConfigError("no chat template: give --prompt-type (e.g. gemma), or "
                               "--hf-chat-template for the tokenizer's own")  # fmt: skip
+        for flag, value in (("--template-compat", self.template_compat),
+                            ("--thinking", self.thinking)):  # fmt: skip
+            if value and self.uses_hf_template:
+                raise ConfigError(f"{flag} {value} is for the templates of --prompt-type; the "
+                                  "tokenizer's own template is used as it is")  # fmt: skip
+        if self.template_compat and self.thinking:
+            raise ConfigError(f"--thinking {self.thinking} has no place with --template-compat "
+                              f"{self.template_compat}, whose templates know no "
+                              "thinking")  # fmt: skip
 
     def _check_packing(self) -> None:
         multiple = self.pad_to_multiple_of

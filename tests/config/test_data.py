@@ -53,6 +53,13 @@ def test_plain_text_needs_no_template():
     [
         ([], "no chat template"),
         (["--prompt-type", "gemma", "--hf-chat-template"], "two templates"),
+        (["--prompt-type", "hf", "--template-compat", "mindspeed"], "--template-compat mindspeed"),
+        (["--hf-chat-template", "--thinking", "keep"], "--thinking keep is for"),
+        (
+            ["--prompt-type", "gemma", "--thinking", "keep", "--template-compat", "mindspeed"],
+            "has no place",
+        ),
+        ([*PLAIN, "--thinking", "keep"], "--thinking has no meaning"),
         (["--prompt-type", "gemma", "--workers", "0"], "--workers 0"),
         (["--prompt-type", "gemma", "--log-interval", "0"], "--log-interval 0"),
         (["--prompt-type", "gemma", "--seq-length", "1"], "--seq-length 1"),
