@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindspeed_llm.data.packing import cu_seqlens
 import numpy as np
 import torch
 
@@ -23,7 +24,9 @@ class SFTDataset(torch.utils.data.Dataset):
     """Rows of a prepared data set.
 
     `dataset[i]` is `{"input_ids": int64 [length], "labels": int64 [length]}`; labels are unshifted
-    and -100 where not trained.
+    and -100 where not trained. Rows of a packed data set, `packing` is not None, have besides
+    `segment_ids` int64 [length], 1 .. k and 0 on padding, and `cu_seqlens` int32, the boundaries
+    of the sequences that must not see each other (see `packing.cu_seqlens`).
 
     Args:
         prefix: `--output-prefix` of preprocess_data.py.
@@ -43,16 +46,19 @@ class SFTDataset(torch.utils.data.Dataset):
         if tokenizer_sha256 is not None and tokenizer_sha256 != self.manifest.tokenizer_sha256:
             raise DataError(f"data set {prefix} was prepared with another tokenizer (vocabulary "
                             f"hash {self.manifest.tokenizer_sha256[:12]}) than the one in use "
+        self.packing = self.manifest.packing
+        self._segments = _open(self.files, "attention_mask") if self.packing is not None else None
                             f"({tokenizer_sha256[:12]}); its ids mean other words. Prepare it "
                             "again with this tokenizer")  # fmt: skip
         self._ids = _open(self.files, "input_ids")
         self._labels = _open(self.files, "labels")
         lengths = np.asarray(self._ids.sequence_lengths)
-        if not np.array_equal(lengths, np.asarray(self._labels.sequence_lengths)):
-            raise DataError(f"data set {prefix}: {self.files.index('input_ids')} has "
-                            f"{len(lengths)} rows, {self.files.index('labels')} "
-                            f"{len(self._labels.sequence_lengths)}, or their lengths differ; "
-                            "prepare it again")  # fmt: skip
+        for key, other in (("labels", self._labels), ("attention_mask", self._segments)):
+            if other is not None and not np.array_equal(lengths, other.sequence_lengths):
+                raise DataError(f"data set {prefix}: {self.files.index('input_ids')} has "
+                                f"{len(lengths)} rows, {self.files.index(key)} "
+                                f"{len(other.sequence_lengths)}, or their lengths differ; "
+                                "prepare it again")  # fmt: skip
         first, last = (round(edge * len(lengths)) for edge in share)
         rows = np.arange(first, last)
         kept = rows if max_length is None else rows[lengths[rows] <= max_length]
@@ -68,10 +74,16 @@ class SFTDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         row = int(self._rows[index])
-        return {
-            "input_ids": torch.from_numpy(np.asarray(self._ids[row]).astype(np.int64)),
-            "labels": torch.from_numpy(np.asarray(self._labels[row]).astype(np.int64)),
-        }
+        sample = {"input_ids": _tensor(self._ids[row]), "labels": _tensor(self._labels[row])}
+        if self.packing is not None and self._segments is not None:
+            segments = np.asarray(self._segments[row])
+            sample["segment_ids"] = _tensor(segments)
+            sample["cu_seqlens"] = torch.from_numpy(cu_seqlens(segments, self.packing.multiple))
+        return sample
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values).astype(np.int64))
 
 
 def _open(files: DatasetFiles, key: str) -> IndexedDataset:
