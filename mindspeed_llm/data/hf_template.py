@@ -78,7 +78,7 @@ class HfChatTemplate:
             if index % 2:
                 message = turns[int(piece)]
                 answer = message is not None and message.role == "assistant"
-                train = answer and message is not None and message.train
+                train = message is not None and conversation.is_target(message)
                 kind = "answer" if answer else "text"
                 parts.append(Part(kind, contents[int(piece)], train))
                 continue

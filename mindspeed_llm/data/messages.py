@@ -37,11 +37,17 @@ def _row_error(field: str, reason: str, kind: str) -> RowError:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `train` says whether an assistant's turn is a target (users' never are)."""
+    """One turn.
+
+    Attributes:
+        train: whether it is a target; a user's turn is one only where `Conversation.train_inputs`.
+        loss: what the row itself says about that; None: nothing.
+    """
 
     role: Role
     content: str
     train: bool = True
+    loss: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,22 @@ class Conversation:
     """Turns that alternate user, assistant, user, ...; the system text is kept apart.
 
     `system` None asks for the template's own default, "" for an explicitly empty system text.
+    `train_inputs` says whether user turns that have `train` are targets.
     """
 
     messages: tuple[Message, ...]
     system: str | None = None
+    train_inputs: bool = False
 
     @classmethod
     def of(cls, *texts: str, system: str | None = None) -> Conversation:
         """Conversation of texts that alternate user, assistant, user, ..."""
         roles: Sequence[Role] = ("user", "assistant")
         return cls(tuple(Message(roles[i % 2], t) for i, t in enumerate(texts)), system)
+
+    def is_target(self, message: Message) -> bool:
+        """Whether this turn of the conversation, and the token that ends it, is trained."""
+        return message.train and (self.train_inputs or message.role == "assistant")
 
     @property
     def is_open(self) -> bool:
@@ -82,5 +94,5 @@ class Conversation:
             raise RowError(f"messages[{len(self.messages) - 1}]",
                            "the last turn is the user's; an answer is missing",
                            kind="no answer")  # fmt: skip
-        if not any(m.train for m in self.messages if m.role == "assistant"):
-            raise RowError("messages", "no answer is a training target", kind="no target")
+        if not any(self.is_target(m) for m in self.messages):
+            raise RowError("messages", "no turn is a training target", kind="no target")

@@ -27,11 +27,16 @@ class Rendered(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """Text to encode in one piece, a marker's id, or ids that are already known."""
+    """Text to encode in one piece, a marker's id, or ids that are already known.
+
+    `marks` lists (characters, trained) of the pieces of a text of which only some are trained; what
+    is encoded together must not depend on what is trained, because a prompt knows nothing of that.
+    """
 
     text: str
     ids: Sequence[int] | None
     trained: bool
+    marks: tuple[tuple[int, bool], ...] = ()
 
 
 class Renderer:
@@ -97,25 +102,22 @@ class Renderer:
     def _spans(self, parts: Sequence[Part], answers: Sequence[Sequence[int]]) -> list[_Span]:
         spans: list[_Span] = []
         answered = 0
-        pending: list[str] = []  # texts that are encoded in one piece, and whether they are trained
-        trained = False
+        pending: list[Part] = []  # texts that are encoded in one piece
         for part in parts:
-            joins = part.kind == "text" and part.trained == trained
-            if pending and not joins:
-                spans.append(_Span("".join(pending), None, trained))
+            if pending and part.kind != "text":
+                spans.append(_joined(pending))
                 pending = []
-            trained = part.trained
             if part.kind == "marker":
-                spans.append(_Span("", (self._marker(part.text),), trained))
+                spans.append(_Span("", (self._marker(part.text),), part.trained))
                 continue
             if part.kind == "answer":
                 answered += 1
                 if answered <= len(answers):
-                    spans.append(_Span("", answers[answered - 1], trained))
+                    spans.append(_Span("", answers[answered - 1], part.trained))
                     continue
-            pending.append(part.text)
+            pending.append(part)
         if pending:
-            spans.append(_Span("".join(pending), None, trained))
+            spans.append(_joined(pending))
         return spans
 
     def _marker(self, text: str) -> int:
@@ -141,5 +143,23 @@ class Renderer:
         for span in spans:
             piece = self._cache[span.text] if span.ids is None else span.ids
             ids += piece
-            labels += piece if span.trained else [IGNORE] * len(piece)
+            if span.marks:
+                labels += self._partly(span, piece)
+            else:
+                labels += piece if span.trained else [IGNORE] * len(piece)
         return Rendered(ids, labels)
+
+    def _partly(self, span: _Span, piece: Sequence[int]) -> list[int]:
+        """Labels of a text of which some pieces are trained; a token across an edge is not."""
+        trained = [mark for length, mark in span.marks for _ in range(length)]
+        spots = self.tokenizer.spots(span.text)
+        return [token if start < stop and all(trained[start:stop]) else IGNORE
+                for token, (start, stop) in zip(piece, spots, strict=True)]  # fmt: skip
+
+
+def _joined(parts: Sequence[Part]) -> _Span:
+    text = "".join(part.text for part in parts)
+    marks = tuple((len(part.text), part.trained) for part in parts if part.text)
+    if len({trained for _, trained in marks}) < 2:
+        return _Span(text, None, parts[0].trained if not marks else marks[0][1])
+    return _Span(text, None, False, marks)

@@ -101,7 +101,7 @@ class Template:
         for message in conversation.messages:
             text = message.content.strip() if self.trim else message.content
             if message.role == "user":
-                parts += self._fill(self.user, lead + text)
+                parts += self._fill(self.user, text, lead, conversation.is_target(message))
                 parts += self._fill(self.header, "")
                 lead = ""
             else:
@@ -110,10 +110,20 @@ class Template:
                 parts += self._fill(self.after, "")
         return parts
 
-    def _fill(self, form: str, content: str) -> list[Part]:
+    def _fill(self, form: str, content: str, lead: str = "", train: bool = False) -> list[Part]:
+        """Parts of a form; with `train` the content and the marker that ends it are targets."""
         # The form is split first and the content put in afterwards: nothing a user types is ever
         # read as a marker or as a placeholder.
-        return [Part("text", content) if p is None else p for p in _split_form(form, self.markers)]
+        parts: list[Part] = []
+        inside = False
+        for part in _split_form(form, self.markers):
+            if part is None:
+                parts += [Part("text", lead)] if lead else []
+                inside = train
+            parts.append(Part("text", content, inside) if part is None else
+                         Part(part.kind, part.text, inside))  # fmt: skip
+            inside = inside and parts[-1].kind != "marker"
+        return parts
 
     def fingerprint(self) -> str:
         """Hash of the template's data."""

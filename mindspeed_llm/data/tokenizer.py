@@ -74,6 +74,10 @@ class Tokenizer:
         batch = self._text.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in batch]
 
+    def spots(self, text: str) -> list[tuple[int, int]]:
+        """(start, end) in characters of each of `encode_text`'s tokens."""
+        return self._text.encode(text, add_special_tokens=False).offsets
+
     def guarding(self, markers: Sequence[str]) -> Tokenizer:
         """This tokenizer, or a copy in which `markers` are special too and so never come from text.
 

@@ -166,3 +166,23 @@ def test_a_missing_bos_is_refused(make_tokenizer_dir, tmp_path):
     with pytest.raises(TemplateError, match="BOS"):
         Renderer(tokenizer, find_template("gemma")).render(TALK)
     Renderer(tokenizer, find_template("chatml")).render(TALK)
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma3", "chatml", "llama3"])
+def test_user_turns_can_be_targets_without_their_headers(renderer_of, name):
+    renderer = renderer_of(name)
+    talk = Conversation.of("\n  Hi there?", "Hello.", "And you?", "Well.", system="Be kind.")
+    plain = renderer.render(talk)
+    both = renderer.render(dataclasses.replace(talk, train_inputs=True))
+    assert both.ids == plain.ids
+    assert all(label in (IGNORE, i) for label, i in zip(both.labels, both.ids, strict=True))
+    added = [new for old, new in zip(plain.labels, both.labels, strict=True) if old != new]
+    text = renderer.tokenizer.decode(added, skip_special_tokens=False)
+    ends = text.split(renderer.template.end)
+    assert ends[0].strip().endswith("Hi there?") and ends[1:] == ["And you?", ""]
+    assert "user" not in text and "kind" not in text
+    silent = dataclasses.replace(talk.messages[0], train=False)
+    some = dataclasses.replace(talk, messages=(silent, *talk.messages[1:]), train_inputs=True)
+    assert "Hi there" not in renderer.tokenizer.decode(
+        [label for label in renderer.render(some).labels if label != IGNORE]
+    )
