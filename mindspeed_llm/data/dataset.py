@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindspeed_llm.data.packing import cu_seqlens
 import numpy as np
 import torch
 
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest
+from mindspeed_llm.data.packing import cu_seqlens
 from mindspeed_llm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ class SFTDataset(torch.utils.data.Dataset):
         if tokenizer_sha256 is not None and tokenizer_sha256 != self.manifest.tokenizer_sha256:
             raise DataError(f"data set {prefix} was prepared with another tokenizer (vocabulary "
                             f"hash {self.manifest.tokenizer_sha256[:12]}) than the one in use "
-        self.packing = self.manifest.packing
-        self._segments = _open(self.files, "attention_mask") if self.packing is not None else None
                             f"({tokenizer_sha256[:12]}); its ids mean other words. Prepare it "
                             "again with this tokenizer")  # fmt: skip
         self._ids = _open(self.files, "input_ids")
         self._labels = _open(self.files, "labels")
+        self.packing = self.manifest.packing
+        self._segments = _open(self.files, "attention_mask") if self.packing is not None else None
         lengths = np.asarray(self._ids.sequence_lengths)
         for key, other in (("labels", self._labels), ("attention_mask", self._segments)):
             if other is not None and not np.array_equal(lengths, other.sequence_lengths):
