@@ -84,6 +84,12 @@ _TINY = {  # family -> transformers' config class and what makes its peculiariti
                               "max_window_layers": 2}),
     "qwen3": ("Qwen3Config", {"use_sliding_window": True, "sliding_window": 8,
                               "max_window_layers": 2}),
+    "phi3": ("Phi3Config", {  # 32 tokens are beyond the original 16: the long factors act
+        "head_dim": 16, "sliding_window": 8, "original_max_position_embeddings": 16,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 2.0],
+            "long_factor": [1.5, 2.0, 3.0, 4.0, 6.0, 8.0]}}),
     "gemma2": ("Gemma2Config", {
         "sliding_window": 8, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0,
         "final_logit_softcapping": 3.0}),

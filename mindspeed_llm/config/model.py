@@ -14,15 +14,20 @@ class RopeConfig:
     """One rotary embedding.
 
     `scaling` is None, or Llama 3.1's frequency bands (`llama3`), or positions divided by `factor`
-    (`linear`); the four numbers after it are only read by the kind that has them.
+    (`linear`), or Phi-3's divisors of single frequencies (`longrope`): `short_factors` for
+    sequences up to `original_max_position`, `long_factors` beyond, one a frequency. The fields
+    after it are only read by the kind that has them.
     """
 
     theta: float
-    scaling: Literal["llama3", "linear"] | None = None
+    scaling: Literal["llama3", "linear", "longrope"] | None = None
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    amplitude: float = 1.0  # multiplies cosine and sine (longrope's attention factor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     rope: RopeConfig
     rope_local: RopeConfig | None = None  # of sliding layers, where they differ (Gemma3)
+    rotary_dim: int | None = None  # leading dimensions of a head that turn; None: all
     layer_types: tuple[Literal["full", "sliding"], ...] = ()  # one a layer; () means all full
     sliding_window: int | None = None
     attention_scale: float | None = None  # None: head_dim ** -0.5
@@ -77,12 +83,22 @@ class ModelConfig:
                 f"{self.family}: {self.num_attention_heads} attention heads are not a multiple of "
                 f"{self.num_query_groups} key/value heads"
             )
+        if not 0 < self.turning_dim <= self.head_dim or self.turning_dim % 2:
+            raise ModelError(
+                f"{self.family}: {self.rotary_dim} of a head's {self.head_dim} dimensions turn; "
+                "expected an even number of at most all of them"
+            )
         if self.layer_types and len(self.layer_types) != self.num_layers:
             raise ModelError(
                 f"{self.family}: {len(self.layer_types)} layer types for {self.num_layers} layers"
             )
         if "sliding" in self.layer_types and not self.sliding_window:
             raise ModelError(f"{self.family}: sliding layers without a sliding window")
+
+    @property
+    def turning_dim(self) -> int:
+        """Leading dimensions of queries and keys that the rotary embedding turns."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
 
     def is_sliding(self, layer: int) -> bool:
         """Whether layer `layer` (0-based, global) attends within the sliding window."""

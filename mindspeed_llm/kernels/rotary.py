@@ -48,6 +48,15 @@ def llama3_frequencies(
     return torch.where(between, blended, stretched)
 
 
+def longrope_frequencies(dim: int, theta: float, factors: tuple[float, ...]) -> torch.Tensor:
+    """1 / (factor_i * theta ** (2i / dim)), float32 [dim / 2] on the CPU (LongRoPE, 2024).
+
+    `factors` has one divisor a frequency; the order of operations is transformers'.
+    """
+    exponent = torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim
+    return 1.0 / (torch.tensor(factors, dtype=torch.float32, device="cpu") * theta**exponent)
+
+
 def angles(positions: int, frequencies: torch.Tensor) -> torch.Tensor:
     """Angles of positions 0 .. positions-1: float32 [s, 1, 1, d], both halves alike."""
     steps = torch.arange(positions, dtype=torch.float32, device=frequencies.device)
@@ -56,7 +65,13 @@ def angles(positions: int, frequencies: torch.Tensor) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
-    """x [s, b, n, d] turned by angle [s, 1, 1, d]; cosine and sine are rounded to x's dtype."""
+    """x [s, b, n, d] turned by angle [s, 1, 1, r]; cosine and sine are rounded to x's dtype.
+
+    The first r <= d dimensions turn, the others stay (partial rotation).
+    """
+    turning = angle.shape[-1]
+    if turning < x.shape[-1]:
+        return torch.cat((rotate(x[..., :turning], angle), x[..., turning:]), dim=-1)
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return x * angle.cos().to(x.dtype) + turned * angle.sin().to(x.dtype)

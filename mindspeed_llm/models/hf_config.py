@@ -142,6 +142,13 @@ class HFConfig:
         """The raw value (None if absent), marked as read; the caller checks it."""
         return self._get(key, None)
 
+    def table(self, key: str) -> Mapping[str, Any]:
+        """The JSON object at `key`; `null` and absence give an empty one."""
+        value = self._get(key, None)
+        if value is not None and not isinstance(value, dict):
+            self.wrong(key, "a JSON object or null")
+        return value or {}
+
     def token_ids(self, key: str) -> tuple[int, ...]:
         """One token id or a list of them; () when absent."""
         value = self.values.get(key)

@@ -21,8 +21,14 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from mindspeed_llm.config.model import ModelConfig, RopeConfig
-from mindspeed_llm.kernels.attention import attention
-from mindspeed_llm.kernels.rotary import angles, inverse_frequencies, llama3_frequencies, rotate
+from mindspeed_llm.kernels.attention import attention, packed_attention
+from mindspeed_llm.kernels.rotary import (
+    angles,
+    inverse_frequencies,
+    llama3_frequencies,
+    longrope_frequencies,
+    rotate,
+)
 from mindspeed_llm.models.decoder_config import DecoderConfig
 from mindspeed_llm.models.linear import (
     DownLinear,
@@ -33,12 +39,23 @@ from mindspeed_llm.models.linear import (
 )
 from mindspeed_llm.models.norm import RMSNorm
 
+CACHE_BLOCK = 256  # positions by which the KV cache grows
 
-def frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:
-    """Inverse frequencies of `rope`, float32 [head_dim / 2], bit-equal to transformers'."""
+
+def frequencies(rope: RopeConfig, dim: int, *, long: bool = False) -> torch.Tensor:
+    """Inverse frequencies of `rope`, float32 [dim / 2], bit-equal to transformers'.
+
+    Args:
+        rope: the rotary embedding.
+        dim: dimensions of a head that turn.
+        long: longrope's frequencies for sequences beyond `original_max_position`.
+    """
+    if rope.scaling == "longrope":
+        factors = rope.long_factors if long else rope.short_factors
+        return longrope_frequencies(dim, rope.theta, factors)
     if rope.scaling == "linear":
-        return inverse_frequencies(head_dim, rope.theta, factor=rope.factor)
-    plain = inverse_frequencies(head_dim, rope.theta)
+        return inverse_frequencies(dim, rope.theta, factor=rope.factor)
+    plain = inverse_frequencies(dim, rope.theta)
     if rope.scaling is None:
         return plain
     return llama3_frequencies(
@@ -54,28 +71,40 @@ class RotaryTables(RotaryEmbedding):
     """Rotary angles for all layers of a model: [s, 1, 1, d], or [s, 1, 1, 2d] when sliding layers
     have a base of their own (Gemma 3): the full layers' table, then the sliding layers'.
 
-    megatron-core hands one tensor to all layers; `DecoderSelfAttention` takes its own half.
+    megatron-core hands one tensor to all layers; `DecoderSelfAttention` takes its own half. d is
+    `ModelConfig.turning_dim`. Longrope's long frequencies serve all positions of a sequence that
+    is longer than the original context, as in transformers; with a KV cache it is the cache's size
+    that counts, so that keys which are stored turned stay right while the conversation grows.
     """
 
     def __init__(self, config: DecoderConfig, **groups: Any) -> None:
         model = config.decoder
         super().__init__(model.head_dim, 1.0, use_cpu_initialization=True, **groups)
+        dim, longrope = model.turning_dim, model.rope.scaling == "longrope"
         ropes = [model.rope] if model.rope_local is None else [model.rope, model.rope_local]
-        self.inv_freq = torch.stack([frequencies(rope, model.head_dim) for rope in ropes])
-        self._table: torch.Tensor | None = None
+        rows = [frequencies(rope, dim) for rope in ropes]
+        if longrope:
+            assert model.rope_local is None, f"{model.family}: longrope beside a second base"
+            rows.append(frequencies(model.rope, dim, long=True))
+        self.inv_freq = torch.stack(rows)
+        self._short = model.rope.original_max_position if longrope else None
+        self._tables: dict[bool, torch.Tensor] = {}
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryTables:
         """Follow the model to its device, but stay float32 when the model is cast."""
         self.inv_freq = self.inv_freq.to(fn(self.inv_freq).device)
-        self._table = None
+        self._tables = {}
         return super()._apply(fn, recurse)
 
     def forward(self, max_seq_len: int, offset: int = 0, **groups: Any) -> torch.Tensor:
         """Angles of positions 0 .. max_seq_len - 1, every table side by side; the longest stays."""
         assert offset == 0, "positions start at 0"
-        if self._table is None or self._table.shape[0] < max_seq_len:
-            self._table = torch.cat([angles(max_seq_len, row) for row in self.inv_freq], dim=-1)
-        return self._table[:max_seq_len]
+        rows, long = self.inv_freq, self._short is not None and max_seq_len > self._short
+        if self._short is not None:
+            rows = rows[1:] if long else rows[:1]
+        if long not in self._tables or self._tables[long].shape[0] < max_seq_len:
+            self._tables[long] = torch.cat([angles(max_seq_len, row) for row in rows], dim=-1)
+        return self._tables[long][:max_seq_len]
 
 
 class CoreAttention(MegatronModule):
@@ -123,19 +152,49 @@ class CoreAttention(MegatronModule):
         `attention_mask` is megatron-core's: boolean, broadcastable to [b, 1, sq, sk], True where a
         key is hidden; causality and window hold besides it, for cached keys as well, whatever
         `attn_mask_type` says.
+
+        With `packed_seq_params` (format thd) it is [t, n, d], [t, g, d] twice -> [t, n * d], and
+        no sequence sees another.
+
+        Raises:
+            ValueError: an attention bias, or packed sequences of another format, with a mask
+                besides, or with keys cut at other places than queries.
         """
-        if attention_bias is not None or packed_seq_params is not None:
-            raise ValueError("this attention takes neither an attention bias nor packed sequences")
+        if attention_bias is not None:
+            raise ValueError("this attention takes no attention bias")
         dropout = self.dropout if self.training else 0.0
         # Heads are spread over TP ranks: each must draw its own mask. With sequence parallelism
         # the whole layer already runs under the tracker.
         own = dropout > 0 and not self.config.sequence_parallel
         fork = tensor_parallel.get_cuda_rng_tracker().fork if own else contextlib.nullcontext
+        how = {"scale": self.scale, "window": self.window, "softcap": self.softcap,
+               "dropout": dropout}  # fmt: skip
         with fork():
-            return attention(
-                query, key, value, scale=self.scale, window=self.window, softcap=self.softcap,
-                hidden=attention_mask, dropout=dropout,
-            )  # fmt: skip
+            if packed_seq_params is None:
+                return attention(query, key, value, hidden=attention_mask, **how)
+            if attention_mask is not None:
+                raise ValueError("packed sequences take no attention mask besides")
+            bounds = _boundaries(packed_seq_params)
+            return packed_attention(query, key, value, cu_seqlens=bounds, **how)
+
+
+def _boundaries(packed: PackedSeqParams) -> list[int]:
+    """Where the sequences of a packed row begin, and its length."""
+    if packed.qkv_format != "thd":
+        raise ValueError(f"packed sequences have the format {packed.qkv_format!r}; expected 'thd'")
+    # The padded boundaries are where the tensors are cut, as in megatron-core's rotary embedding;
+    # padding behind a sequence belongs to it, and causal attention never looks there.
+    queries, keys = (
+        plain if padded is None else padded
+        for plain, padded in (
+            (packed.cu_seqlens_q, packed.cu_seqlens_q_padded),
+            (packed.cu_seqlens_kv, packed.cu_seqlens_kv_padded),
+        )
+    )
+    bounds = queries.tolist()
+    if keys is not queries and keys.tolist() != bounds:
+        raise ValueError("packed sequences have keys that are cut elsewhere than their queries")
+    return bounds
 
 
 class DecoderSelfAttention(SelfAttention):
@@ -158,6 +217,21 @@ class DecoderSelfAttention(SelfAttention):
         return super().forward(
             hidden_states, attention_mask, *args, rotary_pos_emb=rotary_pos_emb, **options
         )
+
+    def get_query_key_value_tensors(self, *args: Any, **options: Any) -> tuple[Any, ...]:
+        """megatron-core's, with longrope's amplitude, for which its rotation has no place.
+
+        It multiplies cosine and sine of queries and of keys. Only their product is seen, so the
+        turning part of the queries takes both factors.
+        """
+        query, *rest = super().get_query_key_value_tensors(*args, **options)
+        model = self.config.decoder
+        if model.rope.amplitude != 1.0:
+            turning, still = query.split(
+                [model.turning_dim, model.head_dim - model.turning_dim], dim=-1
+            )
+            query = torch.cat((turning * model.rope.amplitude**2, still), dim=-1)
+        return query, *rest
 
     def _adjust_key_value_for_inference(
         self,
@@ -186,11 +260,7 @@ class DecoderSelfAttention(SelfAttention):
         rows = slice(
             inference_context.batch_size_offset, inference_context.batch_size_offset + key.size(1)
         )
-        cache = inference_context.key_value_memory_dict
-        if self.layer_number not in cache:
-            shape = (size, inference_context.max_batch_size, *key.shape[2:])
-            cache[self.layer_number] = (key.new_zeros(shape), value.new_zeros(shape))
-        keys, values = cache[self.layer_number]
+        keys, values = self._room(inference_context, key, value, end)
         if rotary_pos_emb is not None:
             table = rotary_pos_emb[0][start:end]
             key, rotary_pos_emb = rotate(key, table), (table, None)
@@ -205,6 +275,29 @@ class DecoderSelfAttention(SelfAttention):
             self.attn_mask_type,
             None,
         )
+
+    def _room(
+        self, context: BaseInferenceContext, key: torch.Tensor, value: torch.Tensor, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This layer's cache with room for positions 0 .. end - 1, [at least end, b, g, d] twice.
+
+        It grows by whole blocks and by half, so a short conversation costs little memory and a
+        long one few copies; positions beyond those written hold nothing that is ever read.
+        """
+        cache = context.key_value_memory_dict
+        held = cache.get(self.layer_number)
+        if held is not None and held[0].size(0) >= end:
+            return held
+        had = 0 if held is None else held[0].size(0)
+        blocks = -(-max(end, had * 3 // 2) // CACHE_BLOCK)
+        size = min(blocks * CACHE_BLOCK, context.max_sequence_length)
+        shape = (size, context.max_batch_size, *key.shape[2:])
+        grown = (key.new_zeros(shape), value.new_zeros(shape))
+        if held is not None:
+            for new, old in zip(grown, held, strict=True):
+                new[:had] = old
+        cache[self.layer_number] = grown
+        return grown
 
 
 def layer_spec(model: ModelConfig) -> ModuleSpec:

@@ -14,7 +14,7 @@ import torch
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import CheckpointError
 
-Op = Literal["copy", "qkv", "gate_up"]
+Op = Literal["copy", "qkv", "fused_qkv", "gate_up"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,10 +24,11 @@ class NameRule:
     Attributes:
         mcore: name in `GPTModel.state_dict()` of the whole model (one process), e.g.
             `decoder.layers.{i}.self_attention.linear_qkv.weight`.
-        hf: the Hugging Face names it is made of: one for `copy`, (q, k, v) for `qkv`,
-            (gate, up) for `gate_up`.
+        hf: the Hugging Face names it is made of: one for `copy` and `fused_qkv`, (q, k, v) for
+            `qkv`, (gate, up) for `gate_up`.
         op: `copy`; `qkv`: rows grouped per query group as [q..., k, v] (megatron-core's
-            SelfAttention.linear_qkv); `gate_up`: rows [gate; up] (MLP.linear_fc1, gated).
+            SelfAttention.linear_qkv); `fused_qkv`: the same from one tensor with the rows of q,
+            then k, then v (Phi-3); `gate_up`: rows [gate; up] (MLP.linear_fc1, gated).
         vocab: dim 0 is the vocabulary, padded in Megatron-Core and cut to `vocab_size` here.
     """
 
@@ -37,7 +38,7 @@ class NameRule:
     vocab: bool = False
 
     def __post_init__(self) -> None:
-        wanted = {"copy": 1, "qkv": 3, "gate_up": 2}[self.op]
+        wanted = {"copy": 1, "qkv": 3, "fused_qkv": 1, "gate_up": 2}[self.op]
         assert len(self.hf) == wanted, f"{self.mcore}: {self.op} takes {wanted} names"
 
     @property
@@ -47,14 +48,18 @@ class NameRule:
 
 def hf_shapes(rule: NameRule, model: ModelConfig, mcore_shape: tuple[int, ...]) -> list[tuple]:
     """Shapes of `rule.hf` given the whole (unpadded) mcore tensor's shape, in order."""
-    if rule.op == "copy":
+    if rule.op in ("copy", "fused_qkv"):
         return [tuple(mcore_shape)]
     rest = tuple(mcore_shape[1:])
     if rule.op == "gate_up":
         return [(mcore_shape[0] // 2, *rest)] * 2
-    q = model.num_attention_heads * model.head_dim
+    return [(rows, *rest) for rows in _qkv_rows(model)]
+
+
+def _qkv_rows(model: ModelConfig) -> tuple[int, int, int]:
+    """Rows of q, k and v."""
     kv = model.num_query_groups * model.head_dim
-    return [(q, *rest), (kv, *rest), (kv, *rest)]
+    return model.num_attention_heads * model.head_dim, kv, kv
 
 
 def to_mcore(rule: NameRule, model: ModelConfig, tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -66,7 +71,7 @@ def to_mcore(rule: NameRule, model: ModelConfig, tensors: list[torch.Tensor]) ->
     groups, dim = model.num_query_groups, model.head_dim
     per_group = model.num_attention_heads // groups
     rest = tensors[0].shape[1:]
-    q, k, v = tensors
+    q, k, v = tensors[0].split(_qkv_rows(model)) if rule.op == "fused_qkv" else tensors
     parts = [
         q.reshape(groups, per_group * dim, *rest),
         k.reshape(groups, dim, *rest),
@@ -86,7 +91,8 @@ def to_hf(rule: NameRule, model: ModelConfig, tensor: torch.Tensor) -> list[torc
     rest = tensor.shape[1:]
     grouped = tensor.reshape(groups, (per_group + 2) * dim, *rest)
     q, k, v = grouped.split([per_group * dim, dim, dim], dim=1)
-    return [part.reshape(-1, *rest).contiguous() for part in (q, k, v)]
+    parts = [part.reshape(-1, *rest).contiguous() for part in (q, k, v)]
+    return [torch.cat(parts)] if rule.op == "fused_qkv" else parts
 
 
 def expand(rules: tuple[NameRule, ...], num_layers: int) -> list[NameRule]:

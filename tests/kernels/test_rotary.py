@@ -5,8 +5,15 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from mindspeed_llm.kernels.rotary import angles, inverse_frequencies, llama3_frequencies, rotate
+from mindspeed_llm.kernels.rotary import (
+    angles,
+    inverse_frequencies,
+    llama3_frequencies,
+    longrope_frequencies,
+    rotate,
+)
 
+FACTORS = tuple(1.0 + i / 7 for i in range(32))
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 TABLES = {
     "default": inverse_frequencies(64, 500000.0),
@@ -14,6 +21,7 @@ TABLES = {
     "llama3": llama3_frequencies(
         inverse_frequencies(64, 500000.0), original_max_position=8192, **LLAMA3
     ),
+    "longrope": longrope_frequencies(64, 500000.0, FACTORS),
 }
 
 
@@ -23,6 +31,9 @@ def hugging_face(kind):
         rope["factor"] = 8.0
     if kind == "llama3":
         rope |= LLAMA3 | {"original_max_position_embeddings": 8192}
+    if kind == "longrope":  # attention_factor 1: our tables hold no amplitude
+        rope |= {"short_factor": list(FACTORS), "long_factor": [9.0] * 32, "factor": 4.0,
+                 "attention_factor": 1.0, "original_max_position_embeddings": 8192}  # fmt: skip
     config = LlamaConfig(hidden_size=128, num_attention_heads=2, head_dim=64,
                          max_position_embeddings=131072, rope_parameters=rope)  # fmt: skip
     return LlamaRotaryEmbedding(config)
@@ -49,6 +60,14 @@ def test_rotation_equals_transformers(kind, dtype):
     ours = rotate(x, angles(300, TABLES[kind]))
     assert ours.dtype is dtype
     assert torch.equal(ours, theirs.permute(2, 0, 1, 3))
+
+
+def test_a_part_of_the_dimensions_turns():
+    torch.manual_seed(0)
+    x = torch.randn(7, 2, 3, 96)
+    turned = rotate(x, angles(7, TABLES["default"]))
+    assert torch.equal(turned[..., :64], rotate(x[..., :64], angles(7, TABLES["default"])))
+    assert torch.equal(turned[..., 64:], x[..., 64:])
 
 
 def test_angles_start_at_zero_and_have_two_equal_halves():

@@ -16,6 +16,9 @@ CASES = {  # case -> family, changes of its tiny model; each fits TP 2 and PP 2
     "llama biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "gemma": ("gemma", {}),
     "mistral": ("mistral", {}),
+    "phi3": ("phi3", {}),
+    "phi3 short": ("phi3", {"original_max_position_embeddings": 64}),
+    "phi3 plain": ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "qwen3 biases": ("qwen3", {"attention_bias": True}),
@@ -97,6 +100,8 @@ ACTING = [  # what the tiny models are said to exercise, and the model without i
     ("qwen2", "use_sliding_window", False),
     ("qwen3", "use_sliding_window", False),
     ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 10000.0}),
+    ("phi3", "rope_parameters", {"rope_type": "default", "rope_theta": 10000.0}),
+    ("phi3", "original_max_position_embeddings", 64),
     ("gemma3", "rope_parameters", {
         "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}),

@@ -16,6 +16,7 @@ def pieces(directory):
     from megatron.core.inference.contexts import StaticInferenceContext
 
     from mindspeed_llm.config.parallel import ParallelConfig
+    from mindspeed_llm.models import layers
     from mindspeed_llm.models.build import build_model
     from mindspeed_llm.models.registry import read_model
 
@@ -52,6 +53,16 @@ def pieces(directory):
                 runtime_gather_output=True)  # fmt: skip
         except ValueError as err:
             out["full"] = str(err)
+
+        layers.CACHE_BLOCK = 2
+        context, last, sizes = StaticInferenceContext(2, 11), [], []
+        for first, end in ((0, 3), (3, 4), (4, 9), (9, 11)):
+            step = gpt(ids[:, first:end], positions[:, first:end], None, inference_context=context,
+                       runtime_gather_output=True)  # fmt: skip
+            context.increment_sequence_len_offset(end - first)
+            last.append((step[:, 0] - plain[:, end - 1]).abs().max().item())
+            sizes.append(len(context.key_value_memory_dict[1][0]))
+        out["cache sizes"], out["grown cache differs by"] = sizes, max(last)
     core = gpt.decoder.layers[0].self_attention.core_attention
     q = torch.randn(4, 1, 4, 24)
     try:
@@ -117,6 +128,11 @@ def test_the_cache_has_megatrons_shape_and_an_end(found):
     assert found["layers cached"] == [1, 2, 3, 4]
     assert found["cache shape"] == [8, 2, 2, 24]
     assert found["full"] == "9 positions do not fit a KV cache of 8"
+
+
+def test_the_cache_grows_by_blocks_and_keeps_what_it_held(found):
+    assert found["cache sizes"] == [4, 4, 10, 11]
+    assert found["grown cache differs by"] < 1e-4
 
 
 def test_packed_sequences_are_refused(found):

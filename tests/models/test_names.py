@@ -15,6 +15,7 @@ MODEL = ModelConfig(
     activation="silu", tie_word_embeddings=True, rope=RopeConfig(theta=1e4),
 )  # fmt: skip
 QKV = NameRule(mcore="qkv", hf=("q", "k", "v"), op="qkv")
+FUSED = NameRule(mcore="qkv", hf=("qkv",), op="fused_qkv")
 GATE_UP = NameRule(mcore="fc1", hf=("gate", "up"), op="gate_up")
 COPY = NameRule(mcore="a", hf=("b",))
 
@@ -31,6 +32,12 @@ def test_qkv_rows_go_by_query_group():
     assert merged[::2, 0].tolist() == [100, 101, 200, 300, 102, 103, 201, 301]
 
 
+def test_fused_rows_are_q_then_k_then_v():
+    fused = torch.cat([marked(4, 100.0), marked(2, 200.0), marked(2, 300.0)])
+    merged = to_mcore(FUSED, MODEL, [fused])
+    assert merged[::2, 0].tolist() == [100, 101, 200, 300, 102, 103, 201, 301]
+
+
 def test_gate_stands_before_up():
     merged = to_mcore(GATE_UP, MODEL, [torch.zeros(5, 3), torch.ones(5, 3)])
     assert merged[:, 0].tolist() == [0] * 5 + [1] * 5
@@ -42,7 +49,8 @@ def test_gate_stands_before_up():
 def test_both_directions_are_bit_exact(groups, rest, dtype):
     model = dataclasses.replace(MODEL, num_query_groups=groups)
     torch.manual_seed(0)
-    for rule, mcore_rows in ((QKV, (4 + 2 * groups) * 2), (GATE_UP, 10), (COPY, 7)):
+    qkv_rows = (4 + 2 * groups) * 2
+    for rule, mcore_rows in ((QKV, qkv_rows), (FUSED, qkv_rows), (GATE_UP, 10), (COPY, 7)):
         shapes = hf_shapes(rule, model, (mcore_rows, *rest))
         tensors = [torch.randn(shape).to(dtype) for shape in shapes]
         merged = to_mcore(rule, model, tensors)
