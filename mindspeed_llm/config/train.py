@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -106,10 +107,16 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainDataConfig:
-    """The prepared data set, its tokenizer, and how rows become batches"""
+    """The prepared data sets, their tokenizer, and how rows become batches"""
 
-    data_path: str = setting(help="prefix of the six files that preprocess_data.py wrote")
-    split: str = setting("100,0,0", help="shares of training, validation and test rows")
+    data_path: tuple[str, ...] = setting(
+        help="prefix of the six files that preprocess_data.py wrote; several, or weights and "
+        "prefixes in turn (0.3 A 0.7 B), are trained as one",
+        metavar="[WEIGHT] PREFIX",
+    )
+    split: str = setting(
+        "100,0,0", help="shares of training, validation and test rows in each data set"
+    )
     tokenizer_type: str = setting(
         "PretrainedFromHF", choices=("PretrainedFromHF",), help="kind of tokenizer"
     )
@@ -124,9 +131,73 @@ class TrainDataConfig:
     )
     pad_to_multiple_of: int = setting(8, help="with --variable-seq-lengths: round lengths up to it")
     shuffle: bool = setting(True, negative="--no-shuffle", help="keep the rows in file order")
+    padded_samples: bool = setting(
+        False,
+        help="fill each epoch up to whole global batches with rows of its own, so that no batch "
+        "lies in two epochs",
+    )
+    full_shuffle_instruction_dataset: bool = setting(
+        False, help="shuffle all epochs of the run as one, instead of each by itself"
+    )
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "pad_to_multiple_of")
+        self._check_order()
+        twice = [prefix for prefix in self.prefixes if self.prefixes.count(prefix) > 1]
+        if twice:
+            raise ConfigError(f"--data-path names {twice[0]} twice; give it one weight")
+
+    def _check_order(self) -> None:
+        full, padded = self.full_shuffle_instruction_dataset, self.padded_samples
+        if full and not self.shuffle:
+            raise ConfigError("--full-shuffle-instruction-dataset contradicts --no-shuffle")
+        if full and padded:
+            raise ConfigError(
+                "--padded-samples fills the last batch of an epoch, and with "
+                "--full-shuffle-instruction-dataset the epochs are mixed; give one of them"
+            )
+        if padded and self.weights is not None and len(self.prefixes) > 1:
+            raise ConfigError(
+                "--padded-samples fills the last batch of an epoch, and data sets that are "
+                "blended by weight have no common epoch; drop the flag or the weights"
+            )
+
+    @property
+    def weights(self) -> tuple[Fraction, ...] | None:
+        """Weight of each data set, exactly as written; None where none is given."""
+        return self._blend[0]
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The data sets."""
+        return self._blend[1]
+
+    @property
+    def _blend(self) -> tuple[tuple[Fraction, ...] | None, tuple[str, ...]]:
+        """As Megatron-LM reads it: an even number of words, each second one a weight."""
+        words = self.data_path
+        numbers = [_number(word) for word in words[::2]]
+        if len(words) % 2 or not any(number is not None for number in numbers):
+            return None, words
+        for word, number in zip(words[::2], numbers, strict=True):
+            if number is None or number <= 0:
+                raise ConfigError(
+                    f"--data-path {' '.join(words)}: {word!r} is not a weight above 0; expected "
+                    "WEIGHT PREFIX in turn for all data sets, or no weight at all"
+                )
+        return tuple(number for number in numbers if number is not None), words[1::2]
+
+    @property
+    def template(self) -> str | None:
+        """Name of the template that the data must have, or None."""
+        return self.prompt_type
+
+
+def _number(word: str) -> Fraction | None:
+    try:
+        return Fraction(word) if math.isfinite(float(word)) else None
+    except ValueError:
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,7 @@
-"""Owns reading a prepared data set for training: rows, splits, and who gets which row when.
-
-It knows no model and no process group: ranks and sizes are arguments.
-"""
+"""Owns reading a prepared data set for training: rows and splits. Knows no model and no order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,78 +107,3 @@ def split_shares(split: str) -> tuple[tuple[float, float], ...]:
         raise ConfigError(f"--split {split!r}: expected one to three weights such as 95,5,0")
     edges = np.cumsum([0.0, *weights, *[0.0] * (3 - len(weights))]) / sum(weights)
     return tuple((float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True))
-
-
-class GlobalBatchSampler:
-    """Endless micro-batches of row numbers for one data-parallel rank.
-
-    The samples form one stream, epoch after epoch, each epoch its own permutation of all rows.
-    Global batch n is the same set of rows whatever the micro-batch and data-parallel sizes are,
-    and any point of the stream is reached without walking there.
-
-    Args:
-        size: rows of the data set.
-        global_batch_size, micro_batch_size: samples of one step, and of one forward pass of a rank.
-        data_parallel_rank, data_parallel_size: whose samples to yield.
-        consumed_samples: samples of all ranks that were trained before (from the checkpoint).
-        seed: of the permutations.
-        shuffle: False: every epoch in file order.
-
-    Raises:
-        ConfigError: an empty data set, or sizes that do not divide the global batch.
-    """
-
-    def __init__(self, size: int, *, global_batch_size: int, micro_batch_size: int,
-                 data_parallel_rank: int = 0, data_parallel_size: int = 1,
-                 consumed_samples: int = 0, seed: int = 1234,
-                 shuffle: bool = True) -> None:  # fmt: skip
-        if size < 1:
-            raise ConfigError("the data set has no rows in this split (--split)")
-        together = micro_batch_size * data_parallel_size
-        if global_batch_size < 1 or together < 1 or global_batch_size % together:
-            raise ConfigError(f"--global-batch-size {global_batch_size} is not a multiple of "
-                              f"--micro-batch-size {micro_batch_size} x data-parallel size "
-                              f"{data_parallel_size} = {together}")  # fmt: skip
-        if not 0 <= data_parallel_rank < data_parallel_size:
-            raise ConfigError(f"data-parallel rank {data_parallel_rank} of {data_parallel_size}")
-        if consumed_samples < 0:
-            raise ConfigError(f"consumed samples {consumed_samples} is negative")
-        self.size = size
-        self.micro_batches = global_batch_size // together
-        self.consumed_samples = consumed_samples
-        self._global, self._micro = global_batch_size, micro_batch_size
-        self._rank, self._ranks = data_parallel_rank, data_parallel_size
-        self._seed, self._shuffle = seed, shuffle
-        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the next sample, from 0."""
-        return self.consumed_samples // self.size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Micro-batches without end; `consumed_samples` grows when a global batch is complete."""
-        while True:
-            yield from self.step()
-
-    def step(self) -> list[list[int]]:
-        """This rank's micro-batches of the next global batch."""
-        start = self.consumed_samples
-        rows = [self.row(start + i) for i in range(self._global)]
-        self.consumed_samples += self._global
-        stride = self._micro * self._ranks
-        offset = self._rank * self._micro
-        return [rows[at + offset : at + offset + self._micro]
-                for at in range(0, self._global, stride)]  # fmt: skip
-
-    def row(self, position: int) -> int:
-        """Row number of the sample at `position` of the stream."""
-        epoch, within = divmod(position, self.size)
-        if not self._shuffle:
-            return within
-        if epoch != self._epoch:
-            # RandomState, not Generator: numpy promises that its stream never changes.
-            state = np.random.SeedSequence([self._seed, epoch]).generate_state(8)
-            self._order = np.random.RandomState(state).permutation(self.size)
-            self._epoch = epoch
-        return int(self._order[within])

@@ -14,7 +14,7 @@ from megatron.core import parallel_state, tensor_parallel
 
 from mindspeed_llm.checkpoint.state import load_training, load_weights, save_training
 from mindspeed_llm.config.train import Settings
-from mindspeed_llm.data.dataset import GlobalBatchSampler
+from mindspeed_llm.data.blend import Ordering
 from mindspeed_llm.device.runtime import seed_everything
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.logging import get_logger
@@ -24,6 +24,7 @@ from mindspeed_llm.training.inputs import Inputs
 from mindspeed_llm.training.loop import Job
 from mindspeed_llm.training.loss import SupervisedPositions
 from mindspeed_llm.training.optimizer import build_optimizer, wrap_model
+from mindspeed_llm.training.rows import order_fact, ordering, say_passes
 from mindspeed_llm.training.schedule import build_schedule, check_schedule, restore_schedule
 from mindspeed_llm.training.step import Replica
 
@@ -41,24 +42,27 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
     start_groups(settings)
     data_parallel = parallel_state.get_data_parallel_world_size()
     batch_size = settings.train.batch_size(data_parallel)
-    total = settings.train.iterations(len(inputs.train), batch_size)
+    fill = batch_size if settings.data.padded_samples else 1
+    total = settings.train.iterations(inputs.rows.train.epoch(fill), batch_size)
+    how = ordering(settings, batch_size, total)
+    say_passes(settings, inputs.rows.train, total * batch_size)
     check_schedule(settings.optimizer, total)
     dtype = torch.bfloat16 if settings.train.bf16 else torch.float32
     replica, state = _replica(settings, inputs, device, dtype, total, batch_size)
     start = 0
     if state is not None:
-        _check_continues(state, _facts(settings, inputs, batch_size))
+        _check_continues(state, _facts(settings, inputs, batch_size, how))
         restore_schedule(
             replica.schedule,
             state["schedule"],
             override=settings.optimizer.override_opt_param_scheduler,
         )
         start = state["iteration"]
-    train, validation, test = _feeds(settings, inputs, batch_size)
+    train, validation, test = _feeds(settings, inputs, batch_size, how)
 
     def save(iteration: int) -> Path:
         assert settings.checkpoint.save is not None
-        facts = _facts(settings, inputs, batch_size)
+        facts = _facts(settings, inputs, batch_size, how)
         return save_training(
             settings.checkpoint.save,
             iteration,
@@ -153,7 +157,7 @@ def _replica(
 
 
 def _feeds(
-    settings: Settings, inputs: Inputs, batch_size: int
+    settings: Settings, inputs: Inputs, batch_size: int, how: Ordering
 ) -> tuple[Feed, Feed | None, Feed | None]:
     """Training rows in their order of epochs; validation and test rows in file order, if asked."""
     data = settings.data
@@ -166,21 +170,15 @@ def _feeds(
         multiple=settings.length_multiple,
         pad_id=inputs.model.pad_token_id or 0,
     )
-    sampler = GlobalBatchSampler(
-        len(inputs.train),
-        global_batch_size=batch_size,
-        micro_batch_size=settings.train.micro_batch_size,
-        seed=settings.train.seed,
-        shuffle=data.shuffle,
-    )
+    rows = inputs.rows
     held_out = [
-        None if rows is None else Feed(rows, lambda position: position, batching)
-        for rows in (inputs.validation, inputs.test)
+        None if part is None else Feed(part, part.order(Ordering(shuffle=False)), batching)
+        for part in (rows.validation, rows.test)
     ]
-    return Feed(inputs.train, sampler.row, batching), held_out[0], held_out[1]
+    return Feed(rows.train, rows.train.order(how), batching), held_out[0], held_out[1]
 
 
-def _facts(settings: Settings, inputs: Inputs, batch_size: int) -> dict[str, Any]:
+def _facts(settings: Settings, inputs: Inputs, batch_size: int, how: Ordering) -> dict[str, Any]:
     """What must be the same for a run to be continued exactly."""
     optimizer = dataclasses.asdict(settings.optimizer)
     kept = ("optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "clip_grad")
@@ -189,15 +187,16 @@ def _facts(settings: Settings, inputs: Inputs, batch_size: int) -> dict[str, Any
         "batch_size": batch_size,
         "bf16": settings.train.bf16,
         "split": settings.data.split,
-        "shuffle": settings.data.shuffle,
-        "data": inputs.data_identity,
+        "shuffle": order_fact(how, inputs.rows.train),
+        "data": inputs.rows.identity,
     } | {name: optimizer[name] for name in kept}
 
 
 def _check_continues(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     names = {
-        "batch_size": "--global-batch-size", "shuffle": "the order of rows (--no-shuffle)",
-        "data": "the data set at --data-path",
+        "batch_size": "--global-batch-size", "data": "the data set at --data-path",
+        "shuffle": "the order of rows (--no-shuffle, --padded-samples, "
+                   "--full-shuffle-instruction-dataset)",
     }  # fmt: skip
     differing = [
         f"{names[name] if name in names else '--' + name.replace('_', '-')} was "

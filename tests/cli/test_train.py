@@ -44,7 +44,7 @@ def test_the_guides_flags_are_understood():
     assert settings.train.bf16 and settings.train.global_batch_size == 128
     assert settings.optimizer.lr == 1.25e-6 and settings.optimizer.adam_beta2 == 0.95
     assert settings.checkpoint.finetune and not settings.checkpoint.load_optim
-    assert settings.data.data_path == "./finetune_dataset/alpaca"
+    assert settings.data.prefixes == ("./finetune_dataset/alpaca",)
     assert architecture.attn_logit_softcapping == 50.0 and architecture.post_norm
 
 

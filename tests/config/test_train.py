@@ -1,5 +1,7 @@
 """Settings refuse what contradicts itself, with the flag, the value and the mend."""
 
+from fractions import Fraction
+
 import pytest
 
 from mindspeed_llm.config import train as config
@@ -10,7 +12,7 @@ from mindspeed_llm.errors import ConfigError
 def settings(**kinds):
     made = {
         "train": config.TrainConfig(seq_length=32, train_iters=10),
-        "data": config.TrainDataConfig(data_path="x"),
+        "data": config.TrainDataConfig(data_path=("x",)),
         "optimizer": config.OptimizerSettings(lr=1e-3),
         "checkpoint": config.CheckpointSettings(load="x"),
         "log": config.LogSettings(),
@@ -45,6 +47,17 @@ def settings(**kinds):
         ("OptimizerSettings", {"lr": 1e-5, "lr_warmup_fraction": 0.1, "lr_warmup_iters": 2},
          "not both"),
         ("OptimizerSettings", {"lr": 1e-5, "clip_grad": -1.0}, "--clip-grad is -1.0"),
+        ("TrainDataConfig", {"data_path": ("0.3", "A", "B", "C")}, "'B' is not a weight above 0"),
+        ("TrainDataConfig", {"data_path": ("0.3", "A", "0", "C")}, "'0' is not a weight above 0"),
+        ("TrainDataConfig", {"data_path": ("-1", "A", "1", "C")}, "'-1' is not a weight"),
+        ("TrainDataConfig", {"data_path": ("A", "B", "A")}, "names A twice"),
+        ("TrainDataConfig", {"data_path": ("1", "A", "2", "A")}, "names A twice"),
+        ("TrainDataConfig", {"data_path": ("A",), "shuffle": False,
+         "full_shuffle_instruction_dataset": True}, "contradicts --no-shuffle"),
+        ("TrainDataConfig", {"data_path": ("A",), "padded_samples": True,
+         "full_shuffle_instruction_dataset": True}, "the epochs are mixed"),
+        ("TrainDataConfig", {"data_path": ("1", "A", "2", "B"), "padded_samples": True},
+         "have no common epoch"),
         ("CheckpointSettings", {"load": "x", "save_interval": 2}, "without --save"),
         ("CheckpointSettings", {"load": "x", "load_optim": False}, "--finetune"),
         ("LogSettings", {"log_interval": 0}, "--log-interval is 0"),
@@ -54,6 +67,22 @@ def settings(**kinds):
 def test_a_wrong_value_names_its_flag(kind, fields, words):
     with pytest.raises(ConfigError, match=words):
         getattr(config, kind)(**fields)
+
+
+@pytest.mark.parametrize(
+    ("words", "weights", "prefixes"),
+    [
+        (["A"], None, ("A",)),
+        (["1.0", "A"], (1,), ("A",)),
+        (["0.3", "A", "0.7", "B"], (Fraction(3, 10), Fraction(7, 10)), ("A", "B")),
+        (["30", "A", "7e1", "B"], (30, 70), ("A", "B")),
+        (["A", "B"], None, ("A", "B")),
+        (["A", "B", "7"], None, ("A", "B", "7")),
+    ],
+)
+def test_data_paths_are_read_as_megatron_reads_them(words, weights, prefixes):
+    data = config.TrainDataConfig(data_path=tuple(words))
+    assert data.weights == weights and data.prefixes == prefixes
 
 
 def test_global_batch_is_a_multiple_of_micro_batch_times_ranks():
@@ -78,7 +107,7 @@ def test_sequence_parallel_rounds_lengths_to_tensor_parallel_ranks():
     parallel = ParallelConfig(tensor_model_parallel_size=4, sequence_parallel=True)
     fixed = settings(parallel=parallel)
     assert fixed.length_multiple == 4
-    free = config.TrainDataConfig(data_path="x", variable_seq_lengths=True, pad_to_multiple_of=6)
+    free = config.TrainDataConfig(data_path=("x",), variable_seq_lengths=True, pad_to_multiple_of=6)
     assert settings(parallel=parallel, data=free).length_multiple == 12
     assert settings(data=free).length_multiple == 6
     with pytest.raises(ConfigError, match="--seq-length 30 is not a multiple"):

@@ -1,4 +1,4 @@
-"""Tests of mindspeed_llm.data.dataset: rows, splits, and who gets which row when."""
+"""Tests of mindspeed_llm.data.dataset: rows and splits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mindspeed_llm.data.dataset import GlobalBatchSampler, SFTDataset, split_shares
+from mindspeed_llm.data.dataset import SFTDataset, split_shares
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest
 from mindspeed_llm.data.writer import Shard, exclusive_scratch, write_six
 from mindspeed_llm.errors import ConfigError, DataError
@@ -75,74 +75,3 @@ def test_splits_cover_every_row_once(prefix):
 def test_wrong_splits_are_refused(split):
     with pytest.raises(ConfigError, match="--split"):
         split_shares(split)
-
-
-def sampler(**changes):
-    options = {"global_batch_size": 8, "micro_batch_size": 2, "seed": 5, **changes}
-    return GlobalBatchSampler(21, **options)
-
-
-def step(ranks, micro, consumed):
-    found = [sampler(micro_batch_size=micro, data_parallel_rank=r, data_parallel_size=ranks,
-                     consumed_samples=consumed).step() for r in range(ranks)]  # fmt: skip
-    assert all(len(batch) == micro for mine in found for batch in mine)
-    assert all(len(mine) == 8 // (ranks * micro) for mine in found)
-    return [row for mine in zip(*found, strict=True) for batch in mine for row in batch]
-
-
-@pytest.mark.parametrize("consumed", [0, 8, 16, 40, 21 * 1000 + 3])
-def test_a_global_batch_is_the_same_for_every_layout(consumed):
-    expected = step(1, 8, consumed)
-    for ranks, micro in ((1, 1), (1, 2), (2, 1), (2, 4), (4, 2), (8, 1)):
-        assert step(ranks, micro, consumed) == expected
-
-
-def test_every_epoch_holds_every_row_once_in_its_own_order():
-    run = sampler()
-    rows = [row for _ in range(21) for batch in run.step() for row in batch]
-    epochs = [rows[i : i + 21] for i in range(0, 168, 21)]
-    assert all(sorted(epoch) == list(range(21)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 8
-    assert run.epoch == 8 and run.consumed_samples == 168
-
-
-def test_resuming_anywhere_continues_the_stream():
-    whole = sampler()
-    steps = [whole.step() for _ in range(12)]
-    for done in range(12):
-        assert sampler(consumed_samples=8 * done).step() == steps[done]
-
-
-def test_iterating_gives_the_micro_batches_of_the_steps():
-    run = iter(sampler())
-    assert [next(run) for _ in range(8)] == sampler().step() + sampler(consumed_samples=8).step()
-
-
-def test_the_seed_decides_and_file_order_can_be_kept():
-    assert sampler(seed=5).step() == sampler(seed=5).step() != sampler(seed=6).step()
-    run = sampler(shuffle=False)
-    assert [r for _ in range(3) for b in run.step() for r in b] == [*range(21), 0, 1, 2]
-
-
-def test_the_order_of_an_epoch_is_fixed_for_good():
-    assert [GlobalBatchSampler(6, global_batch_size=1, micro_batch_size=1, seed=1).row(i)
-            for i in range(12)] == FIRST_EPOCHS  # fmt: skip
-
-
-FIRST_EPOCHS = [2, 3, 5, 0, 4, 1, 2, 0, 5, 3, 1, 4]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"micro_batch_size": 3}, "--global-batch-size 8 is not a multiple"),
-        ({"data_parallel_size": 3}, "= 6"),
-        ({"data_parallel_rank": 1}, "rank 1 of 1"),
-        ({"consumed_samples": -1}, "negative"),
-    ],
-)
-def test_wrong_sizes_are_refused(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        sampler(**changes)
-    with pytest.raises(ConfigError, match="no rows"):
-        GlobalBatchSampler(0, global_batch_size=1, micro_batch_size=1)

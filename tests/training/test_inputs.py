@@ -18,8 +18,9 @@ def test_what_belongs_together_is_read(flags):
     inputs = read(*flags, "--num-layers", 4, "--prompt-type", "gemma", "--attn-logit-softcapping",
                   "5.0", "--eval-iters", 1, "--split", "70,20,10")  # fmt: skip
     assert inputs.model.family == "gemma2" and not inputs.continues
-    assert (len(inputs.train), len(inputs.validation), len(inputs.test)) == (17, 5, 2)
-    assert read(*flags).validation is None
+    rows = inputs.rows
+    assert (len(rows.train), len(rows.validation), len(rows.test)) == (17, 5, 2)
+    assert read(*flags).rows.validation is None
 
 
 @pytest.mark.parametrize(
@@ -68,16 +69,4 @@ def test_a_checkpoint_without_tokenizer_needs_one(flags, tmp_path, material, tin
         shutil.copy(f"{material['gemma2']}/{name}", bare / name)
     with pytest.raises(ConfigError, match="holds no tokenizer; give --tokenizer-name-or-path"):
         read(*flags, "--load", bare)
-    assert read(*flags, "--load", bare, "--tokenizer-name-or-path", tiny_tokenizer_dir).train
-
-
-def test_rows_beyond_the_length_are_left_out_loudly(flags, caplog, monkeypatch):
-    heard = []
-    monkeypatch.setattr(
-        "mindspeed_llm.training.inputs._log.warning", lambda form, *a: heard.append(form % a)
-    )
-    inputs = read(*flags, "--seq-length", 20)
-    assert 0 < len(inputs.train) < 24
-    assert (
-        f"{24 - len(inputs.train)} of 24 training rows are longer than --seq-length 20" in heard[0]
-    )
+    assert read(*flags, "--load", bare, "--tokenizer-name-or-path", tiny_tokenizer_dir).rows

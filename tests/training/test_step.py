@@ -37,7 +37,8 @@ def oracle(material):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from mindspeed_llm.data.dataset import GlobalBatchSampler, SFTDataset
+    from mindspeed_llm.data.dataset import SFTDataset
+    from mindspeed_llm.data.order import RowOrder
 
     model = AutoModelForCausalLM.from_pretrained(
         material["gemma2"], dtype=torch.float32, attn_implementation="eager"
@@ -47,13 +48,13 @@ def oracle(material):
     groups = [{"params": plain}, {"params": norms, "weight_decay": 0.0}]
     adam = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01)
     rows = SFTDataset(material["data"], tokenizer_sha256=None)
-    sampler = GlobalBatchSampler(len(rows), global_batch_size=8, micro_batch_size=8, seed=1234)
+    order = RowOrder(len(rows), seed=1234)
     steps = []
-    for _ in range(3):
+    for step in range(3):
         adam.zero_grad()
         total, count = torch.zeros(()), 0
-        for number in sampler.step()[0]:
-            row = rows[number]
+        for position in range(8 * step, 8 * step + 8):
+            row = rows[order.row(position)]
             logits = model(row["input_ids"][None]).logits[0, :-1]
             labels = row["labels"][1:]
             total = total + torch.nn.functional.cross_entropy(logits, labels, reduction="sum",
