@@ -14,11 +14,13 @@ import torch
 
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.inference.ranks import Ranks
-from mindspeed_llm.inference.sampling import GREEDY, Sampler, Sampling
+from mindspeed_llm.inference.sampling import GREEDY, Logprob, Sampler, Sampling, logprobs_of
 from mindspeed_llm.inference.stages import Stages
 
 IGNORE = -100
 _PREFILL_CHUNK = 512  # bounds the attention scores of a long prompt
+
+Stop = Literal["stop", "length", "stop_string"]
 
 
 @dataclasses.dataclass
@@ -27,16 +29,19 @@ class Reply:
 
     Attributes:
         ids: generated ids, without the stop id.
-        stop: "stop" after a stop id, "length" after the allowed number of tokens, None while it
-            runs or if nobody took it to its end.
+        stop: "stop" after a stop id, "length" after the allowed number of tokens, "stop_string"
+            where whoever reads the text found one, None while it runs or if nobody took it to
+            its end.
         prompt_tokens: length of the prompt.
         cached_tokens: how many of them were in the cache already.
+        logprobs: one for each id where the sampling asks for them, else empty.
     """
 
     prompt_tokens: int
     cached_tokens: int = 0
     ids: list[int] = dataclasses.field(default_factory=list)
-    stop: Literal["stop", "length"] | None = None
+    stop: Stop | None = None
+    logprobs: list[Logprob] = dataclasses.field(default_factory=list)
 
 
 class Engine:
@@ -94,28 +99,63 @@ class Engine:
     ) -> list[Reply]:
         """Replies to prompts of any lengths; each is the one `generate` gives. Rank 0 only.
 
+        `progress` is called with the number of replies done since the last call; for the rest see
+        `batches`.
+        """
+        found: dict[int, Reply] = {}
+        for replies in self.batches(
+            prompts, sampling=sampling, max_new_tokens=max_new_tokens, batch_size=batch_size
+        ):
+            found |= replies
+            if progress is not None:
+                progress(len(replies))
+        return [found[index] for index in range(len(prompts))]
+
+    def batches(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling = GREEDY,
+        max_new_tokens: int,
+        batch_size: int = 8,
+        ends: Callable[[int, int], bool] | None = None,
+    ) -> Iterator[dict[int, Reply]]:
+        """Replies as they are done: place in `prompts` -> reply, a batch at a time. Rank 0 only.
+
         Args:
-            prompts: one list of ids each.
+            prompts: one list of ids each; those of similar length are decoded together, the
+                longest first, so that memory that does not suffice shows at once.
             sampling: every prompt is drawn with its own generator of the same seed.
             max_new_tokens: per reply.
-            batch_size: prompts decoded together; those of similar length go together.
-            progress: called with the number of replies done since the last call.
+            batch_size: prompts decoded together.
+            ends: called with a prompt's place and its next id, once for each id in turn; True
+                ends that reply ("stop_string"). For those who read the text.
+
+        Raises:
+            ConfigError: a prompt is empty, or longer than the context allows; before anything is
+                generated.
         """
         self._check(prompts, max_new_tokens)
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        replies = [Reply(prompt_tokens=len(prompt)) for prompt in prompts]
+        return self._batches(prompts, sampling, max_new_tokens, batch_size, ends)
+
+    def _batches(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        limit: int,
+        batch_size: int,
+        ends: Callable[[int, int], bool] | None,
+    ) -> Iterator[dict[int, Reply]]:
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
             rows = [list(prompts[index]) for index in chosen]
-            self.ranks.request({"do": "batch", "prompts": rows, "limit": max_new_tokens,
-                                "sampling": dataclasses.asdict(sampling)})  # fmt: skip
-            for index, done in zip(
-                chosen, self._batch(rows, sampling, max_new_tokens), strict=True
-            ):
-                replies[index] = done
-            if progress is not None:
-                progress(len(chosen))
-        return replies
+            own = None if ends is None else (lambda row, token, at=chosen: ends(at[row], token))
+            self.ranks.request({"do": "batch", "prompts": rows, "limit": limit,
+                                "sampling": dataclasses.asdict(sampling),
+                                "watched": ends is not None})  # fmt: skip
+            replies = self._batch(rows, sampling, limit, ends is not None, own)
+            yield dict(zip(chosen, replies, strict=True))
 
     def likelihood(
         self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -159,7 +199,13 @@ class Engine:
         elif request["do"] == "likelihood":
             self._likelihood(request["ids"], request["labels"])
         elif request["do"] == "batch":
-            self._batch(request["prompts"], Sampling(**request["sampling"]), request["limit"])
+            self._batch(
+                request["prompts"],
+                Sampling(**request["sampling"]),
+                request["limit"],
+                request["watched"],
+                None,
+            )
         elif request["do"] == "reply":
             steps = self._steps(request["prompt"], Sampling(**request["sampling"]))
             while self.ranks.go_on():
@@ -195,13 +241,11 @@ class Engine:
             steps = self._steps(prompt, sampling)
             while reply.stop is None:
                 self.ranks.go_on(True)
-                token = next(steps)
-                if token in self.stop_ids:
-                    reply.stop = "stop"
+                token, logprob = next(steps)
+                self._take(reply, token, logprob, limit)
+                if reply.stop == "stop":
                     return
-                reply.ids.append(token)
-                if len(reply.ids) == limit:
-                    reply.stop = "length"
+                if reply.stop is not None:
                     # The last id is handed out with the reply already over, so that whoever
                     # does not ask for more than he needs still leaves it finished.
                     is_open = self.ranks.go_on(False)
@@ -220,18 +264,20 @@ class Engine:
             common += 1
         return common
 
-    def _steps(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
-        """Endless reply to `prompt`; the same ids on every rank."""
+    def _steps(
+        self, prompt: Sequence[int], sampling: Sampling
+    ) -> Iterator[tuple[int, Logprob | None]]:
+        """Endless reply to `prompt`; the same on every rank."""
         reused = self._reusable(prompt)
         del self._held[reused:]
         self._cache.sequence_len_offset = reused  # drops what is behind
-        sampler = Sampler(sampling)
+        sampler = Sampler(sampling, 1, [prompt])
         fresh = list(prompt[reused:])
         while True:
             logits = self._feed(fresh)
-            token = self._choose(sampler, logits, rows=1)[0]
-            fresh = [token]
-            yield token
+            (choice,) = self._choose(sampler, logits, [0], 1)
+            fresh = [choice[0]]
+            yield choice
 
     def _feed(self, ids: list[int]) -> torch.Tensor | None:
         logits = None
@@ -242,22 +288,44 @@ class Engine:
         return logits
 
     def _choose(
-        self, sampler: Sampler, logits: torch.Tensor | None, rows: int,
-        drawn: Sequence[int] | None = None,
-    ) -> list[int]:  # fmt: skip
-        """Next ids, chosen where the logits are complete and the same everywhere."""
+        self, sampler: Sampler, logits: torch.Tensor | None, due: Sequence[int], rows: int
+    ) -> list[tuple[int, Logprob | None]]:
+        """Next id of each of `rows`, 0 for those that are not due, with its log-probability where
+        it is asked for; chosen where the logits are complete and the same everywhere."""
+        count = sampler.sampling.logprobs
         tokens = [0] * rows
+        numbers = [0.0] * (0 if count is None else len(due) * (1 + 2 * count))
         if self.ranks.is_source:
             assert logits is not None
-            tokens = sampler(logits[:, -1], rows=drawn).tolist()
-        return self.ranks.share(tokens, src=self.ranks.source)
+            last = logits[:, -1]
+            tokens = sampler(last, rows=due).tolist()
+            if count is not None:
+                told = [logprobs_of(last[row], tokens[row], count) for row in due]
+                numbers = [x for one in told for x in (one.chosen, *sum(one.top, ()))]
+        tokens = self.ranks.share(tokens, src=self.ranks.source)
+        if count is None:
+            return [(token, None) for token in tokens]
+        numbers = self.ranks.share(numbers, src=self.ranks.source, dtype=torch.float64)
+        found: list[tuple[int, Logprob | None]] = [(token, None) for token in tokens]
+        for at, row in enumerate(due):
+            chosen, *rest = numbers[at * (1 + 2 * count) : (at + 1) * (1 + 2 * count)]
+            top = [(int(rest[i]), rest[i + 1]) for i in range(0, len(rest), 2)]
+            found[row] = (tokens[row], Logprob(chosen, top))
+        return found
 
-    def _batch(self, prompts: list[list[int]], sampling: Sampling, limit: int) -> list[Reply]:
+    def _batch(
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        limit: int,
+        watched: bool,
+        ends: Callable[[int, int], bool] | None,
+    ) -> list[Reply]:
         """Prompts that all begin in column 0. Past the shortest one, a row whose prompt goes on
         takes its own next id instead of a drawn one: no padding, no positions of its own."""
         rows, lengths = len(prompts), [len(prompt) for prompt in prompts]
         cache = self.stages.cache(rows, max(lengths) + limit)
-        sampler = Sampler(sampling, rows)
+        sampler = Sampler(sampling, rows, prompts)
         replies = [Reply(prompt_tokens=length) for length in lengths]
         column = min(lengths)
         fresh = [prompt[:column] for prompt in prompts]
@@ -269,24 +337,39 @@ class Engine:
             due = [
                 row for row in range(rows) if lengths[row] <= column and replies[row].stop is None
             ]
-            drawn = self._choose(sampler, logits, rows, due) if due else [0] * rows
+            drawn = self._choose(sampler, logits, due, rows) if due else [(0, None)] * rows
             for row in due:
-                self._take(replies[row], drawn[row], limit)
+                self._take(replies[row], *drawn[row], limit)
+            if watched:
+                self._end(replies, due, ends)
             if all(reply.stop for reply in replies):
                 return replies
             fresh = [
-                [prompts[row][column] if column < lengths[row] else drawn[row]]
+                [prompts[row][column] if column < lengths[row] else drawn[row][0]]
                 for row in range(rows)
             ]
             column += 1
 
-    def _take(self, reply: Reply, token: int, limit: int) -> None:
+    def _take(self, reply: Reply, token: int, logprob: Logprob | None, limit: int) -> None:
         if token in self.stop_ids:
             reply.stop = "stop"
             return
         reply.ids.append(token)
+        if logprob is not None:
+            reply.logprobs.append(logprob)
         if len(reply.ids) == limit:
             reply.stop = "length"
+
+    def _end(
+        self, replies: list[Reply], due: list[int], ends: Callable[[int, int], bool] | None
+    ) -> None:
+        """End the replies that the leader's `ends` says are over."""
+        took = [row for row in due if replies[row].stop != "stop"]
+        over = [0] * len(took) if ends is None else [ends(r, replies[r].ids[-1]) for r in took]
+        if took:
+            for row, flag in zip(took, self.ranks.share(over, src=0), strict=True):
+                if flag:
+                    replies[row].stop = "stop_string"
 
     def _likelihood(self, ids: list[int], labels: list[int]) -> tuple[float, int]:
         logits = self.stages.forward(torch.tensor([ids]))

@@ -13,9 +13,11 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
     from mindspeed_llm.inference.ranks import Ranks
     from mindspeed_llm.inference.sampling import Sampling
     from mindspeed_llm.inference.stages import Stages
+    from mindspeed_llm.models import layers
     from mindspeed_llm.models.build import build_model
     from mindspeed_llm.models.registry import read_model
 
+    layers.CACHE_BLOCK = 16  # so that these short conversations make the cache grow
     parallel_state.initialize_model_parallel(tp, pp)
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     layout = ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
@@ -46,6 +48,21 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
         drawn = [engine.generate(prompts[0], sampling=warm, max_new_tokens=limit).ids
                  for _ in range(2)]  # fmt: skip
         drawn_batch = engine.generate_batch(prompts, sampling=warm, max_new_tokens=limit)
+        told = Sampling(logprobs=2)
+        logprobs = engine.generate(prompts[1], sampling=told, max_new_tokens=3).logprobs
+        in_batch = engine.generate_batch(prompts[:3], sampling=told, max_new_tokens=3)[1].logprobs
+        shy = Sampling(repetition_penalty=2.5)
+        penalized = engine.generate(prompts[0], sampling=shy, max_new_tokens=limit).ids
+        # Row 1 is ended from outside after three ids, the others run on.
+        counts = {}
+
+        def ends(row: int, token: int, counts: dict = counts) -> bool:
+            counts[row] = counts.get(row, 0) + 1
+            return row == 1 and counts[row] == 3
+
+        ended = {}
+        for done in engine.batches(prompts, max_new_tokens=limit, batch_size=3, ends=ends):
+            ended |= done
         _, tokens = engine.stream(prompts[0], max_new_tokens=limit)
         early = [next(tokens), next(tokens)]
         tokens.close()
@@ -56,6 +73,9 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
         answers[name] = {
             "single": [r.ids for r in single], "batch": [r.ids for r in batch], "turns": turns,
             "drawn": drawn, "drawn_batch": drawn_batch[0].ids, "early": early, "after": after,
+            "logprobs": logprobs, "logprobs in a batch": in_batch, "penalized": penalized,
+            "ended": [ended[row].ids for row in range(len(prompts))],
+            "stops": [ended[row].stop for row in range(len(prompts))],
             "likelihood": likelihood, "held": engine._held,
         }  # fmt: skip
     return answers

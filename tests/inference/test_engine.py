@@ -97,6 +97,42 @@ def test_drawn_tokens_repeat_by_seed_alone_and_in_a_batch(family: str, ranks: li
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_are_those_of_transformers(family: str, ranks: list[dict], oracle: dict) -> None:
+    found, ids = ranks[0][family], list(PROMPTS[1])
+    assert len(found["logprobs"]) == 3
+    for (chosen, top), (chosen_there, _) in zip(
+        found["logprobs"], found["logprobs in a batch"], strict=True
+    ):
+        with torch.no_grad():
+            best = oracle[family](torch.tensor([ids])).logits[0, -1].log_softmax(-1).topk(2)
+        assert [index for index, _ in top] == best.indices.tolist()
+        assert [value for _, value in top] == pytest.approx(best.values.tolist(), abs=1e-3)
+        assert chosen == top[0][1] == pytest.approx(chosen_there, abs=1e-3)
+        ids.append(top[0][0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_repetition_penalty_is_that_of_transformers(
+    family: str, ranks: list[dict], oracle: dict
+) -> None:
+    expected = oracle[family].generate(
+        torch.tensor([PROMPTS[0]]), do_sample=False, repetition_penalty=2.5,
+        max_new_tokens=LIMIT, min_new_tokens=LIMIT,
+    )[0, len(PROMPTS[0]) :]  # fmt: skip
+    assert ranks[0][family]["penalized"] == expected.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whoever_reads_the_text_can_end_one_row_of_a_batch(family: str, ranks: list[dict]) -> None:
+    found = ranks[0][family]
+    assert found["stops"] == ["length", "stop_string", "length", "length", "length"]
+    assert found["ended"][1] == found["batch"][1][:3]
+    assert [found["ended"][row] for row in (0, 2, 3, 4)] == [
+        found["batch"][row] for row in (0, 2, 3, 4)
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_likelihood_is_that_of_transformers(family: str, ranks: list[dict], oracle: dict) -> None:
     ids = torch.tensor([PROMPTS[0]])
     with torch.no_grad():

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from mindspeed_llm.errors import ConfigError
-from mindspeed_llm.inference.sampling import GREEDY, Sampler, Sampling, probabilities
+from mindspeed_llm.inference.sampling import (
+    GREEDY,
+    Sampler,
+    Sampling,
+    logprobs_of,
+    penalized,
+    probabilities,
+)
 
 LOGITS = torch.tensor([[0.1, 2.0, -1.0, 1.5, -torch.inf]])
 
@@ -37,14 +44,67 @@ def test_top_p_keeps_the_fewest_that_reach_p() -> None:
         torch.testing.assert_close(found[0, :kept], want)
 
 
-def test_top_p_comes_after_top_k_as_in_transformers() -> None:
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+def _of_transformers(ids: torch.Tensor, logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """What `generate` of transformers draws from: its processors, in the order it applies them."""
+    import transformers as hf
 
-    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
-    scores = TemperatureLogitsWarper(0.8)(None, logits)
-    scores = TopPLogitsWarper(0.7)(None, TopKLogitsWarper(12)(None, scores))
-    found = probabilities(logits, Sampling(temperature=0.8, top_k=12, top_p=0.7))
-    torch.testing.assert_close(found, scores.softmax(-1))
+    scores = hf.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(ids, logits.clone())
+    scores = hf.TemperatureLogitsWarper(sampling.temperature)(ids, scores)
+    if sampling.top_k:
+        scores = hf.TopKLogitsWarper(sampling.top_k)(ids, scores)
+    scores = hf.TopPLogitsWarper(sampling.top_p)(ids, scores)
+    return hf.MinPLogitsWarper(sampling.min_p)(ids, scores).softmax(-1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"top_k": 12}, {"top_p": 0.7}, {"min_p": 0.2}, {"repetition_penalty": 1.3},
+     {"repetition_penalty": 0.6}, {"top_k": 12, "top_p": 0.7}, {"top_p": 0.8, "min_p": 0.1},
+     {"top_k": 9, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2}, {"min_p": 1.0},
+     {"top_k": 1}, {"top_p": 1e-6}],
+)  # fmt: skip
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+def test_distributions_are_those_of_transformers(given: dict, temperature: float) -> None:
+    sampling = Sampling(temperature=temperature, **given)
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(8, 60, generator=generator)
+    ids = torch.randint(0, 60, (8, 15), generator=generator)
+    seen = torch.zeros(8, 60, dtype=torch.bool).scatter(1, ids, True)
+    found = probabilities(penalized(logits, seen, sampling.repetition_penalty), sampling)
+    torch.testing.assert_close(found, _of_transformers(ids, logits, sampling))
+
+
+def test_greedy_with_penalty_follows_the_prompt_and_what_was_drawn() -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(2))
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
+    sampler = Sampler(Sampling(repetition_penalty=1.8), 3, prompts)
+    processor = RepetitionPenaltyLogitsProcessor(1.8)
+    rows = [list(prompt) for prompt in prompts]
+    for _ in range(6):
+        drawn = sampler(logits).tolist()
+        for row, ids in enumerate(rows):
+            scores = processor(torch.tensor([ids]), logits[row : row + 1].clone())
+            assert drawn[row] == int(scores.argmax())
+            ids.append(drawn[row])
+    assert len(set(rows[1])) > 3, "the penalty changed nothing"
+
+
+def test_logprobs_are_the_models_own() -> None:
+    logits = torch.randn(30, generator=torch.Generator().manual_seed(3))
+    found = logprobs_of(logits, 7, 4)
+    want = logits.log_softmax(-1)
+    assert found.chosen == pytest.approx(float(want[7]))
+    best = want.argsort(descending=True)[:4].tolist()
+    assert [index for index, _ in found.top] == best
+    assert [value for _, value in found.top] == pytest.approx(want[best].tolist())
+    assert logprobs_of(logits, 7, 0).top == []
+
+
+def test_what_greedy_leaves_idle() -> None:
+    assert Sampling(top_k=3, min_p=0.1, repetition_penalty=1.1).idle == ("top_k", "min_p")
+    assert Sampling(temperature=0.5, top_k=3).idle == () == GREEDY.idle
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -87,7 +147,9 @@ def test_a_row_that_is_not_drawn_keeps_its_generator() -> None:
 @pytest.mark.parametrize(
     "wrong,flag",
     [({"temperature": -1.0}, "--temperature"), ({"temperature": float("nan")}, "--temperature"),
-     ({"top_k": -1}, "--top-k"), ({"top_p": 0.0}, "--top-p"), ({"top_p": 1.5}, "--top-p")],
+     ({"top_k": -1}, "--top-k"), ({"top_p": 0.0}, "--top-p"), ({"top_p": 1.5}, "--top-p"),
+     ({"min_p": 1.1}, "--min-p"), ({"repetition_penalty": 0.0}, "--repetition-penalty"),
+     ({"seed": -1}, "--seed"), ({"logprobs": 21}, "--logprobs")],
 )  # fmt: skip
 def test_wrong_settings_name_their_flag(wrong: dict, flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):
