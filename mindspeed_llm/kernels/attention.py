@@ -1,4 +1,5 @@
-"""Owns causal attention in plain torch: sliding window, soft cap, grouped queries, cached keys.
+"""Owns causal attention in plain torch: sliding window, soft cap, grouped queries, cached keys,
+sequences packed into one row. It knows no layer and no rank.
 
 Shapes, megatron-core's order: query [sq, b, n, d]; key and value [sk, b, g, d] with n a multiple
 of g; result [sq, b, n * d]. The queries are the last sq of the sk positions, so sq < sk means that
@@ -6,6 +7,8 @@ earlier keys come from a cache.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +79,42 @@ def attention(
     if empty is not None:
         out = out.masked_fill(empty, 0.0)
     return out.permute(2, 0, 1, 3).reshape(sq, batch, heads * dim)
+
+
+def packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    cu_seqlens: Sequence[int],
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """`attention` within each of the sequences that lie one behind the other in a packed row.
+
+    No sequence sees another, and window and soft cap hold inside each. Scores are computed within
+    sequences only, so the cost is the sum of the squares of their lengths.
+
+    Args:
+        query: [t, n, d], floating.
+        key: [t, g, d], same dtype.
+        value: [t, g, d], same dtype.
+        cu_seqlens: where the sequences begin, and t: [0, ..., t], increasing.
+        scale: see `attention`, as `window`, `softcap` and `dropout`.
+
+    Returns:
+        [t, n * d] in query's dtype.
+    """
+    lengths = [end - start for start, end in zip(cu_seqlens, cu_seqlens[1:], strict=False)]
+    assert cu_seqlens[0] == 0 and sum(lengths) == len(query), "cu_seqlens must run from 0 to t"
+    # split, not slices: its backward pass joins the parts once, and a slice's fills a whole row.
+    parts = zip(*(t.unsqueeze(1).split(lengths) for t in (query, key, value)), strict=True)
+    return torch.cat([
+        attention(q, k, v, scale=scale, window=window, softcap=softcap, dropout=dropout)
+        for q, k, v in parts
+    ]).squeeze(1)  # fmt: skip
 
 
 def _fused(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mindspeed_llm.kernels.attention import attention, visible_keys
+from mindspeed_llm.kernels.attention import attention, packed_attention, visible_keys
 
 
 def tensors(sq, sk, heads, groups, dim=8, batch=2):
@@ -121,3 +121,41 @@ def test_more_queries_than_keys_is_a_programming_error():
     q, k, v = tensors(3, 3, 2, 2)
     with pytest.raises(AssertionError, match="3 queries but only 2 keys"):
         attention(q, k[:2], v[:2], scale=1.0)
+
+
+BOUNDS = [0, 7, 8, 20, 25]  # sequences of 7, 1, 12 and 5
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 3])
+def test_packed_sequences_equal_the_definition_alone(window, softcap):
+    options = {"scale": 0.4, "window": window, "softcap": softcap}
+    inputs = [t[:, 0].requires_grad_() for t in tensors(25, 25, 4, 2)]
+    ours = packed_attention(*inputs, cu_seqlens=BOUNDS, **options)
+    alone = torch.cat([
+        by_hand(*(t[start:end, None] for t in inputs), **options)[:, 0]
+        for start, end in zip(BOUNDS, BOUNDS[1:], strict=False)
+    ])  # fmt: skip
+    torch.testing.assert_close(ours.double(), alone, rtol=1e-5, atol=1e-5)
+    probe = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad((ours * probe).sum(), inputs)
+    for ours, wanted in zip(found, torch.autograd.grad((alone * probe).sum(), inputs), strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_packed_neighbours_leave_no_trace():
+    q, k, v = (t[:, 0].requires_grad_() for t in tensors(25, 25, 4, 2))
+    out = packed_attention(q, k, v, cu_seqlens=BOUNDS, scale=0.4, softcap=2.0)
+    for gradient in torch.autograd.grad(out[8:20].square().sum(), (q, k, v)):
+        assert not gradient[:8].any() and not gradient[20:].any() and gradient[8:20].any()
+    with torch.no_grad():
+        other = [torch.cat([torch.randn_like(t[:8]), t[8:20], t[20:] * 7]) for t in (q, k, v)]
+        changed = packed_attention(*other, cu_seqlens=BOUNDS, scale=0.4, softcap=2.0)
+    assert torch.equal(changed[8:20], out[8:20]) and not torch.equal(changed[:8], out[:8])
+
+
+def test_packed_boundaries_must_cover_the_row():
+    q, k, v = (t[:, 0] for t in tensors(25, 25, 2, 2))
+    for bounds in ([0, 7, 20], [3, 25]):
+        with pytest.raises(AssertionError, match="from 0 to t"):
+            packed_attention(q, k, v, cu_seqlens=bounds, scale=0.4)

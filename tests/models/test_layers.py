@@ -9,11 +9,13 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 def pieces(directory):
     import copy
+    import dataclasses
     from pathlib import Path
 
     import torch
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.inference.contexts import StaticInferenceContext
+    from megatron.core.packed_seq_params import PackedSeqParams
 
     from mindspeed_llm.config.parallel import ParallelConfig
     from mindspeed_llm.models import layers
@@ -65,10 +67,26 @@ def pieces(directory):
         out["cache sizes"], out["grown cache differs by"] = sizes, max(last)
     core = gpt.decoder.layers[0].self_attention.core_attention
     q = torch.randn(4, 1, 4, 24)
-    try:
-        core(q, q[:, :, :2], q[:, :, :2], None, packed_seq_params=object())
-    except ValueError as err:
-        out["packed"] = str(err)
+    t, bounds = q[:, 0], torch.tensor([0, 1, 4], dtype=torch.int32)
+    thd = PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds)
+    whole = core(t, t[:, :2], t[:, :2], None, packed_seq_params=thd)
+    alone = [core(*(x[:, None] for x in (p, p[:, :2], p[:, :2])), None) for p in (t[:1], t[1:])]
+    out["packed is alone"] = torch.equal(whole, torch.cat(alone)[:, 0])
+    longer = dataclasses.replace(
+        thd, cu_seqlens_q=bounds - 1, cu_seqlens_q_padded=bounds, cu_seqlens_kv_padded=bounds
+    )
+    padded = core(t, t[:, :2], t[:, :2], None, packed_seq_params=longer)
+    out["padded boundaries"] = torch.equal(padded, whole)
+    out["packed"] = []
+    for mask, changes in (
+        (None, {"qkv_format": "sbhd"}),
+        (hidden, {}),
+        (None, {"cu_seqlens_kv": torch.tensor([0, 2, 4])}),
+    ):
+        try:
+            core(t, t[:, :2], t[:, :2], mask, packed_seq_params=dataclasses.replace(thd, **changes))
+        except ValueError as err:
+            out["packed"].append(str(err))
     out["windows"] = [layer.self_attention.core_attention.window for layer in gpt.decoder.layers]
 
     noisy = build_model(model, ParallelConfig(), dtype=torch.float32, attention_dropout=0.5)
@@ -135,8 +153,16 @@ def test_the_cache_grows_by_blocks_and_keeps_what_it_held(found):
     assert found["grown cache differs by"] < 1e-4
 
 
-def test_packed_sequences_are_refused(found):
-    assert "packed sequences" in found["packed"]
+def test_packed_sequences_are_each_alone(found):
+    assert found["packed is alone"] and found["padded boundaries"]
+
+
+def test_packed_sequences_that_are_not_understood_are_refused(found):
+    assert found["packed"] == [
+        "packed sequences have the format 'sbhd'; expected 'thd'",
+        "packed sequences take no attention mask besides",
+        "packed sequences have keys that are cut elsewhere than their queries",
+    ]
 
 
 def test_dropout_is_honoured_in_training_only(found):
