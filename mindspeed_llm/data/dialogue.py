@@ -1,4 +1,4 @@
-"""Owns a running dialogue as chat needs it: generated ids are kept, old turns can be dropped.
+"""Owns a running dialogue as chat needs it: generated ids are kept, old turns can be left out.
 
 It knows no model and no terminal: it takes and gives texts and token ids.
 """
@@ -14,9 +14,17 @@ from mindspeed_llm.errors import TemplateError
 
 
 @dataclass
-class _Turn:
+class Turn:
+    """What the user said and what came of it.
+
+    Attributes:
+        user: the user's text.
+        answer: generated ids without the end-of-turn token; None until there is an answer.
+        text: text of `answer`.
+    """
+
     user: str
-    answer: list[int] | None = None  # generated ids without the end-of-turn token
+    answer: list[int] | None = None
     text: str = ""
 
 
@@ -25,32 +33,51 @@ class Dialogue:
     """Turns so far. `ask`, then `answer`, alternately.
 
     The prompt of a later turn begins with the prompt of the earlier one and the generated ids, so
-    a KV cache stays valid as long as no turn is dropped.
+    a KV cache stays valid as long as no turn is left out. Turns that are left out of prompts stay
+    known: taking turns back brings them in again.
 
     Args:
         renderer: the renderer training used.
-        system: system text; None for the template's default, "" for an empty one.
+        system: system text; None for the template's default, "" for an empty one. It may change
+            between turns.
     """
 
     renderer: Renderer
     system: str | None = None
-    _turns: list[_Turn] = field(default_factory=list)
+    _turns: list[Turn] = field(default_factory=list)
+    _too_long: int = 0  # oldest turns left out since the prompt was too long
+    _too_many: int = 0  # oldest turns left out since there are too many
 
     @property
     def turns(self) -> int:
-        """Turns kept, the one being answered included."""
-        return len(self._turns)
+        """Turns in the prompt, the one being answered included."""
+        return len(self._turns) - self.first
+
+    @property
+    def first(self) -> int:
+        """Place of the first turn that is in the prompt; as many are left out."""
+        return max(self._too_long, self._too_many)
+
+    @property
+    def history(self) -> Sequence[Turn]:
+        """All turns, also those that are left out of prompts."""
+        return tuple(self._turns)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last turn waits for its answer."""
+        return bool(self._turns) and self._turns[-1].answer is None
 
     def ask(self, text: str) -> list[int]:
         """Add the user's turn; returns the prompt's ids, ending with the answer's header."""
-        if self._turns and self._turns[-1].answer is None:
+        if self.is_open:
             raise TemplateError("the last turn has no answer yet")
-        self._turns.append(_Turn(text))
+        self._turns.append(Turn(text))
         return self.prompt()
 
     def answer(self, generated: Sequence[int]) -> str:
         """Keep the generated ids (with or without a stop id at their end); returns their text."""
-        if not self._turns or self._turns[-1].answer is not None:
+        if not self.is_open:
             raise TemplateError("there is no turn to answer")
         turn = self._turns[-1]
         turn.answer = self.renderer.without_stop(generated)
@@ -61,40 +88,77 @@ class Dialogue:
         """Forget the last user turn, answered or not (an interrupted answer, a repeated turn)."""
         if self._turns:
             self._turns.pop()
+            last = max(len(self._turns) - 1, 0)  # the turn before is in the prompt again
+            self._too_long, self._too_many = min(self._too_long, last), min(self._too_many, last)
+
+    def reopen(self) -> Turn:
+        """Forget the last answer, so that another can be given; returns the turn as it was.
+
+        Raises:
+            TemplateError: there is no answered turn.
+        """
+        if not self._turns or self.is_open:
+            raise TemplateError("there is no answer yet")
+        turn = self._turns[-1]
+        self._turns[-1] = Turn(turn.user)
+        return turn
 
     def prompt(self) -> list[int]:
-        """Ids of everything kept, ending with the header of the answer that is due."""
-        if not self._turns or self._turns[-1].answer is not None:
+        """Ids of everything in the prompt, ending with the header of the answer that is due."""
+        if not self.is_open:
             raise TemplateError("there is no turn to answer")
+        return self._prompt(self.first)
+
+    def _prompt(self, first: int) -> list[int]:
         texts: list[str] = []
-        for turn in self._turns:
+        turns = self._turns[first:]
+        for turn in turns:
             texts += [turn.user] if turn.answer is None else [turn.user, turn.text]
-        kept = [turn.answer for turn in self._turns if turn.answer is not None]
+        kept = [turn.answer for turn in turns if turn.answer is not None]
         return self.renderer.prompt(Conversation.of(*texts, system=self.system), kept)
 
     def keep_last(self, turns: int) -> int:
-        """Drop the oldest turns so that `turns` remain; the system text stays. Returns how many."""
-        dropped = max(0, len(self._turns) - max(turns, 0))
-        del self._turns[:dropped]
-        return dropped
+        """Leave out all but the last `turns` turns; the system text stays. Returns how many more
+        than before are left out."""
+        before = self.first
+        self._too_many = max(0, len(self._turns) - max(turns, 0))
+        return max(0, self.first - before)
 
-    def fit(self, longest_prompt: int) -> int:
-        """Drop the oldest whole turns until the prompt has at most `longest_prompt` tokens.
+    def fit(self, longest_prompt: int, target: int | None = None) -> int:
+        """Leave out the oldest whole turns if the prompt has more than `longest_prompt` tokens.
+
+        Args:
+            longest_prompt: in tokens.
+            target: once turns must go, so many go that the prompt has at most this many tokens,
+                as far as the last turn allows; default: `longest_prompt`. Each time turns go, the
+                rest has to be read anew; a lower target makes that rare.
 
         Returns:
-            How many turns were dropped.
+            How many turns were left out.
 
         Raises:
-            TemplateError: the last turn alone is longer.
+            TemplateError: the last turn alone is longer; nothing is left out then.
         """
-        dropped = 0
-        while len(self.prompt()) > longest_prompt:
-            if len(self._turns) == 1:
-                raise TemplateError(f"this turn alone is {len(self.prompt())} tokens long; "
-                                    f"{longest_prompt} fit")  # fmt: skip
-            dropped += self.keep_last(len(self._turns) - 1)
-        return dropped
+        size = len(self.prompt())
+        if size <= longest_prompt:
+            return 0
+        before, last = self.first, len(self._turns) - 1
+        first = before
+        while first < last and size > (longest_prompt if target is None else target):
+            first += 1
+            size = len(self._prompt(first))
+        if size > longest_prompt:
+            raise TemplateError(f"this turn alone is {size} tokens long; {longest_prompt} fit")
+        self._too_long = first
+        return first - before
+
+    def restore(self, turns: Sequence[Turn], left_out: int = 0) -> None:
+        """Take over answered turns of another time, the oldest `left_out` without a place in the
+        prompt."""
+        assert all(turn.answer is not None for turn in turns)
+        self._turns = [Turn(t.user, t.answer, t.text) for t in turns]
+        self._too_long, self._too_many = min(left_out, len(turns)), 0
 
     def clear(self) -> None:
         """Start anew; the system text stays."""
-        self._turns.clear()
+        self.restore(())

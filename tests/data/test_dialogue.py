@@ -73,3 +73,60 @@ def test_order_of_calls_is_held(renderer_of):
     dialogue.ask("B?")
     dialogue.clear()
     assert dialogue.turns == 0
+
+
+def talked(renderer, *questions):
+    dialogue = Dialogue(renderer)
+    for question in questions:
+        dialogue.ask(question)
+        dialogue.answer(renderer.tokenizer.encode_text("yes"))
+    return dialogue
+
+
+def test_turns_left_out_come_back_when_later_ones_are_taken_back(renderer_of):
+    dialogue = talked(renderer_of("gemma"), "one", "two", "three")
+    assert (dialogue.keep_last(1), dialogue.first, dialogue.turns) == (2, 2, 1)
+    dialogue.take_back()
+    assert (dialogue.first, [turn.user for turn in dialogue.history]) == (1, ["one", "two"])
+    assert dialogue.keep_last(5) == 0 and dialogue.turns == 2
+    dialogue.take_back()
+    dialogue.take_back()
+    dialogue.take_back()
+    assert dialogue.history == () and dialogue.first == 0
+
+
+def test_another_answer_has_the_same_prompt(renderer_of):
+    dialogue = talked(renderer_of("gemma"), "one")
+    prompt = dialogue.ask("two")
+    with pytest.raises(TemplateError, match="no answer yet"):
+        dialogue.reopen()
+    dialogue.answer([5, 6])
+    assert dialogue.reopen().answer == [5, 6]
+    assert dialogue.is_open and dialogue.prompt() == prompt
+    dialogue.clear()
+    with pytest.raises(TemplateError, match="no answer yet"):
+        dialogue.reopen()
+
+
+def test_once_turns_must_go_they_go_in_a_batch(renderer_of):
+    renderer = renderer_of("gemma")
+    dialogue = talked(renderer, *"abcdefgh")
+    whole = len(dialogue.ask("i"))
+    assert dialogue.fit(whole, 1) == 0, "it fits"
+    assert dialogue.fit(whole - 1, whole // 2) >= 4
+    assert len(dialogue.prompt()) <= whole // 2 and dialogue.turns > 1
+    before = dialogue.first
+    with pytest.raises(TemplateError, match="this turn alone"):
+        dialogue.fit(3)
+    assert dialogue.first == before
+
+
+def test_restored_turns_make_the_same_prompt(renderer_of):
+    renderer = renderer_of("gemma")
+    first = talked(renderer, "one", "two", "three")
+    first.keep_last(2)
+    second = Dialogue(renderer)
+    second.restore(first.history, first.first)
+    assert second.ask("more") == first.ask("more")
+    second.answer([5])
+    assert len(first.history) == 4 and first.history[0] is not second.history[0]
