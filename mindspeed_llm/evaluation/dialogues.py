@@ -8,6 +8,7 @@ asks for it. A test row carries the values a right answer holds and those it mus
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -26,14 +27,17 @@ from mindspeed_llm.evaluation.phrases import (
     ANSWER_UNKNOWN,
     ANSWER_VERB,
     GUIDE_TURNS,
-    ORDINARY,
     TEST,
     TRAIN,
     Phrases,
 )
+from mindspeed_llm.evaluation.small_talk import ORDINARY, PRACTICE
 
 KINDS = ("fact", "preference", "update", "binding", "not_told", "reason")
 MAX_DISTANCE = 6
+# One training row in so many is ordinary talk: on memory dialogues alone a small model unlearns how
+# to talk.
+_PRACTICE_SHARE = 6
 _COLUMNS = [
     ("instruction", pa.string()),
     ("input", pa.string()),
@@ -273,6 +277,28 @@ def generate(part: str, count: int, seed: int) -> list[Dialogue]:
     return dialogues
 
 
+def practice(count: int, seed: int) -> list[Dialogue]:
+    """`count` different conversations of two turns that need no memory, to train on.
+
+    Raises:
+        DataError: more than there are pairs of turns.
+    """
+    pairs = list(itertools.permutations(PRACTICE, 2))
+    if count > len(pairs):
+        raise DataError(f"{count} ordinary conversations to train on were asked for; there are "
+                        f"{len(pairs)}; ask for fewer")  # fmt: skip
+    drawn = random.Random(f"{seed}-practice").sample(pairs, count)
+    return [Dialogue(turns=turns, kind="ordinary") for turns in drawn]
+
+
+def training(count: int, seed: int) -> list[Dialogue]:
+    """Memory dialogues and ordinary talk to train on, `count` together, in a drawn order."""
+    talk = count // _PRACTICE_SHARE
+    rows = generate("train", count - talk, seed) + practice(talk, seed)
+    random.Random(f"{seed}-order").shuffle(rows)
+    return rows
+
+
 def ordinary() -> list[Dialogue]:
     """Conversations that need no memory; the last answer of each is known."""
     return [Dialogue(turns=turns, kind="ordinary") for turns in ORDINARY]
@@ -281,7 +307,8 @@ def ordinary() -> list[Dialogue]:
 def write(output: Path, *, train: int, test: int, seed: int) -> dict[str, int]:
     """Write train, test and ordinary .parquet, and guide.json (a user's script to replay).
 
-    The training file has the four Alpaca columns alone. A file is complete or absent.
+    The training file has the four Alpaca columns alone; a sixth of its rows is ordinary talk. A
+    file is complete or absent.
 
     Returns:
         file name -> number of dialogues.
@@ -289,7 +316,7 @@ def write(output: Path, *, train: int, test: int, seed: int) -> dict[str, int]:
     Raises:
         DataError: see `generate`; or `output` is a file.
     """
-    parts = {"train": generate("train", train, seed), "test": generate("test", test, seed)}
+    parts = {"train": training(train, seed), "test": generate("test", test, seed)}
     if output.exists() and not output.is_dir():
         raise DataError(f"--output {output} is a file; expected a directory to write into")
     output.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import pytest
 
 from mindspeed_llm.errors import DataError
 from mindspeed_llm.evaluation import dialogues
-from mindspeed_llm.evaluation.dialogues import KINDS, MAX_DISTANCE, generate
+from mindspeed_llm.evaluation.dialogues import KINDS, MAX_DISTANCE, generate, training
 
 PARTS = ("train", "test")
 
@@ -69,13 +69,23 @@ def test_training_talk_never_appears_in_the_test_part() -> None:
     assert not train & test
 
 
+def test_a_sixth_of_the_training_rows_is_ordinary_talk_and_none_comes_twice() -> None:
+    rows = training(120, 4)
+    assert rows == training(120, 4) != training(120, 5)
+    counts = Counter(d.kind for d in rows)
+    assert counts.pop("ordinary") == 20 and set(counts) == set(KINDS)
+    assert len({d.turns for d in rows}) == len(rows) == 120
+    with pytest.raises(DataError, match="ordinary conversations"):
+        dialogues.practice(1_000_000, 0)
+
+
 def test_written_files_have_alpaca_rows(tmp_path: Path) -> None:
     counts = dialogues.write(tmp_path / "set", train=20, test=12, seed=0)
     assert {p.name for p in (tmp_path / "set").iterdir()} == set(counts)
     train = pq.read_table(tmp_path / "set" / "train.parquet")
     assert train.column_names == ["instruction", "input", "output", "histories"]
     assert train.num_rows == 20
-    wanted = {tuple(map(tuple, d.row()["histories"])) for d in generate("train", 20, 0)}
+    wanted = {tuple(map(tuple, d.row()["histories"])) for d in training(20, 0)}
     assert {tuple(map(tuple, row)) for row in train["histories"].to_pylist()} == wanted
     test = pq.read_table(tmp_path / "set" / "test.parquet").to_pylist()
     assert test == [d.row() for d in generate("test", 12, 0)]
