@@ -148,6 +148,9 @@ def case(directory, parallel):
         real = reference.isfinite()
         assert torch.equal(seen["logits"].isfinite(), real), "-inf exactly on padding"
         out["logits"] = (seen["logits"] - reference)[real].abs().max().item()
+        ours = gathered(seen["logits"])[..., : model.vocab_size].log_softmax(-1)
+        theirs = gathered(reference)[..., : model.vocab_size].log_softmax(-1)
+        out["logprobs"] = (ours - theirs).abs().max().item()
         out["loss"] = abs(seen["loss"] - loss.item()) / loss.item()
     grads = {
         name: relative(
@@ -161,13 +164,42 @@ def case(directory, parallel):
     return out
 
 
-def main(directories, tp, pp, sp):
+def gathered(logits):
+    """The vocabulary's parts of all tensor-parallel ranks side by side."""
+    group = parallel_state.get_tensor_model_parallel_group()
+    parts = [torch.empty_like(logits) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, logits.contiguous(), group=group)
+    return torch.cat(parts, dim=-1)
+
+
+def rounded(directory, parallel):
+    """Distances of bfloat16 logits from transformers' float32 ones: ours and transformers' own."""
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    exact = load(directory, attn_implementation="eager", dtype=torch.float32)
+    theirs = load(directory, attn_implementation="eager", dtype=torch.bfloat16)
+    model = read_model(Path(directory))
+    gpt = build_model(model, parallel, dtype=torch.bfloat16, perform_initialization=False)
+    weights = whole(model, theirs.state_dict(), model.vocab_size)
+    ids = torch.randint(3, model.vocab_size, (8, TOKENS), generator=torch.manual_seed(5))
+    positions = torch.arange(TOKENS)[None].expand(len(ids), -1)
+    with torch.no_grad():
+        for name, weight in gpt.named_parameters():
+            weight.copy_(weights[name])
+        reference = exact(ids).logits
+        found = [theirs(ids).logits.float(), gpt.eval()(ids, positions, None).float()]
+    size = reference.square().mean().sqrt()
+    theirs, ours = [((x - reference).square().mean().sqrt() / size).item() for x in found]
+    return {"ours": ours, "theirs": theirs}
+
+
+def main(directories, tp, pp, sp, bf16=False):
     """{case: differences on this rank} for the models in {case: directory}."""
     parallel_state.initialize_model_parallel(tp, pp)
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     parallel = ParallelConfig(
         tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp, sequence_parallel=sp
     )
-    results = {name: case(directory, parallel) for name, directory in directories.items()}
+    compare = rounded if bf16 else case
+    results = {name: compare(directory, parallel) for name, directory in directories.items()}
     dist.barrier()
     return results

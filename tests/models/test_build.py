@@ -9,6 +9,8 @@ import pytest
 import torch
 import transformers
 
+from mindspeed_llm.models.registry import FAMILIES
+
 RANKS = Path(__file__).with_name("parity_ranks.py").read_text(encoding="utf-8")
 CASES = {  # case -> family, changes of its tiny model; each fits TP 2 and PP 2
     "llama": ("llama", {}),
@@ -32,18 +34,23 @@ ONE_GROUP = {  # multi-query attention: one key/value head cannot be cut
     "gemma2 MQA": ("gemma2", {"num_key_value_heads": 1}),
     "gemma3 MQA": ("gemma3", {"num_key_value_heads": 1}),
 }
+FOUR_GROUPS = {  # every family, with key/value heads for four ranks
+    f"{family} of four groups": (family, {"num_key_value_heads": 4}) for family in sorted(FAMILIES)
+}
 LAYOUTS = {  # TP, PP, sequence parallel
     "one process": (1, 1, False),
     "TP 2": (2, 1, False),
     "TP 2 SP": (2, 1, True),
     "PP 2": (1, 2, False),
+    "TP 2 PP 2": (2, 2, True),
 }
+FOUR = {"TP 4": (4, 1, True), "PP 4": (1, 4, False)}
 ROWS = [
     (layout, case)
     for layout in LAYOUTS
     for case in CASES
-    if layout != "TP 2" or case in ("llama", "gemma2", "gemma3")
-]  # the rest: with SP
+    if layout not in ("TP 2", "TP 2 PP 2") or case in ("llama", "gemma2", "gemma3", "phi3")
+]  # the rest: TP with SP, PP alone
 ROWS += [("one process", case) for case in ONE_GROUP]
 GEMMA2_9B = json.dumps({  # what the published checkpoint's config.json says, but for token ids
     "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "attention_bias": False,
@@ -63,7 +70,7 @@ def directories(tiny_hf_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("families")
     return {
         case: str(tiny_hf_model(family, folder / case.replace(" ", "_"), **changes))
-        for case, (family, changes) in (CASES | ONE_GROUP).items()
+        for case, (family, changes) in (CASES | ONE_GROUP | FOUR_GROUPS).items()
     }
 
 
@@ -73,6 +80,12 @@ def results():
     return {}
 
 
+def test_every_family_is_compared_at_every_kind_of_layout():
+    for layout in ("one process", "TP 2 SP", "PP 2"):
+        compared = {CASES[case][0] for where, case in ROWS if where == layout and case in CASES}
+        assert compared == set(FAMILIES), f"{layout}: write a row of CASES for the new family"
+
+
 @pytest.mark.parametrize(("layout", "case"), ROWS)
 def test_equals_transformers(layout, case, results, run_ranks, directories):
     tp, pp, sp = LAYOUTS[layout]
@@ -80,12 +93,34 @@ def test_equals_transformers(layout, case, results, run_ranks, directories):
         wanted = [name for where, name in ROWS if where == layout]
         models = {name: directories[name] for name in wanted}
         results[layout] = run_ranks(tp * pp, RANKS, models, tp, pp, sp)
-    ranks = [answer[case] for answer in results[layout]]
+    compare([answer[case] for answer in results[layout]], tp, pp, sp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", FOUR)
+def test_four_ranks_equal_transformers(layout, run_ranks, directories):
+    tp, pp, sp = FOUR[layout]
+    models = {case: directories[case] for case in FOUR_GROUPS}
+    answers = run_ranks(tp * pp, RANKS, models, tp, pp, sp, timeout=300)
+    for case in FOUR_GROUPS:
+        compare([answer[case] for answer in answers], tp, pp, sp)
+
+
+def test_bf16_is_as_near_to_fp32_as_transformers_own(run_ranks, directories):
+    models = {case: directories[case] for case in CASES}
+    (answer,) = run_ranks(1, RANKS, models, 1, 1, False, True)
+    for case, distance in answer.items():
+        assert 0 < distance["ours"] < 1.1 * distance["theirs"], (case, distance)
+
+
+def compare(ranks, tp, pp, sp):
+    """Assert that no rank of one case is further from transformers than is allowed."""
     assert max(rank["gradient"] for rank in ranks) < 1e-4, [rank["worst"] for rank in ranks]
     assert all((rank["split"] > 0) == (tp > 1) for rank in ranks)
     last = [rank for rank in ranks if "logits" in rank]
     assert len(last) == tp
     assert max(rank["logits"] for rank in last) < 1e-4
+    assert max(rank["logprobs"] for rank in last) < 1e-4
     assert max(rank["loss"] for rank in last) < 1e-4
     if pp == 1 and not sp:
         assert max(rank["cached"] for rank in ranks) < 1e-4
