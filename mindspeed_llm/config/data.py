@@ -18,8 +18,8 @@ class PreprocessConfig:
     """conversations -> the six files of a prepared data set"""
 
     input: tuple[str, ...] = setting(
-        help="parquet, arrow, csv, json, jsonl or txt files, each also as .gz, or directories (read "
-        "recursively, in name order); PATH:WEIGHT for all of them mixes them in these shares"
+        help="parquet, arrow, csv, json, jsonl or txt files, each also as .gz, or directories "
+        "(read recursively, in name order); PATH:WEIGHT for all mixes them in these shares"
     )
     tokenizer_name_or_path: Path = setting(help="Hugging Face directory of the model's tokenizer")
     output_prefix: Path = setting(

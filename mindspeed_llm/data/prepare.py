@@ -20,22 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_llm.config.data import PreprocessConfig
+from mindspeed_llm.data.chat_template import ChatTemplate
 from mindspeed_llm.data.hf_template import HfChatTemplate
+from mindspeed_llm.data.inputs import InputFile, find_inputs
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest, write_json
 from mindspeed_llm.data.messages import Conversation, RowError
 from mindspeed_llm.data.packing import Packing, best_fit_decreasing
-from mindspeed_llm.data.readers import (
-    Chunk,
-    ChunkReader,
-    InputFile,
-    find_inputs,
-    line_numbers,
-    split_chunks,
-)
+from mindspeed_llm.data.readers import Chunk, ChunkReader, line_numbers, split_chunks
 from mindspeed_llm.data.render import IGNORE, Renderer
 from mindspeed_llm.data.report import LISTED, OVER_LENGTH, BadRow, Report, Tally, collect
 from mindspeed_llm.data.sources import Source, make_source
-from mindspeed_llm.data.templates import ChatTemplate, find_template
+from mindspeed_llm.data.templates import find_template
 from mindspeed_llm.data.tokenizer import Tokenizer, load_tokenizer
 from mindspeed_llm.data.truncation import shorten
 from mindspeed_llm.data.verify import verify_template
@@ -157,7 +152,7 @@ def make_renderer(tokenizer: Tokenizer, config: PreprocessConfig) -> Renderer:
     if config.uses_hf_template or config.prompt_type is None:
         template = HfChatTemplate(tokenizer)
     else:
-        template = find_template(config.prompt_type)
+        template = find_template(config.prompt_type, config.template_compat, config.thinking)
     return Renderer(tokenizer, template)
 
 

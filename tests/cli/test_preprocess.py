@@ -72,7 +72,7 @@ def test_a_mistake_is_one_error_and_nothing_is_written(
     assert not list(tmp_path.glob("finetune_dataset/*"))
 
 
-@pytest.mark.parametrize("flag", ["--append-eod", "--tokenizer-not-use-fast", "--cache-dir"])
+@pytest.mark.parametrize("flag", ["--tokenizer-not-use-fast", "--cache-dir"])
 def test_flags_that_cannot_be_honoured_say_why(arguments, capsys, flag):
     assert run(preprocess.main, [*arguments, flag]) == 2
     assert f"{flag} cannot be honoured here" in capsys.readouterr().err

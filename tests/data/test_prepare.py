@@ -17,7 +17,7 @@ import pytest
 
 from mindspeed_llm.config.data import PreprocessConfig
 from mindspeed_llm.data import prepare as module
-from mindspeed_llm.data import readers
+from mindspeed_llm.data import readers, texts
 from mindspeed_llm.data.dataset import SFTDataset
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest
 from mindspeed_llm.data.messages import Conversation
@@ -86,7 +86,7 @@ def test_the_six_files_hold_every_row_in_order(tmp_path, config, renderer_of, na
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path, config, monkeypatch, name):
     rows = [*ROWS, {"instruction": "no answer", "input": "", "output": "", "histories": []}]
     source = write(tmp_path / name, rows)
-    monkeypatch.setattr(readers, "_CHUNK_BYTES", 4096)
+    monkeypatch.setattr(texts, "_CHUNK_BYTES", 4096)
     monkeypatch.setattr(readers, "_CHUNK_ROWS", 64)
     prepare(config(source))
     alone = digests(config(source))
@@ -233,7 +233,7 @@ def test_the_tokenizers_own_template_gives_the_same_rows(
 
 
 def test_progress_reaches_the_end(tmp_path, config, monkeypatch):
-    monkeypatch.setattr(readers, "_CHUNK_BYTES", 4096)
+    monkeypatch.setattr(texts, "_CHUNK_BYTES", 4096)
     seen = []
     prepare(config(write(tmp_path / "a.jsonl")), seen.append)
     assert len(seen) > 3 and seen[-1].done == seen[-1].total and seen[-1].rows == 300
@@ -241,7 +241,7 @@ def test_progress_reaches_the_end(tmp_path, config, monkeypatch):
 
 
 def test_a_worker_that_dies_is_an_error(tmp_path, config, monkeypatch):
-    monkeypatch.setattr(readers, "_CHUNK_BYTES", 4096)
+    monkeypatch.setattr(texts, "_CHUNK_BYTES", 4096)
     monkeypatch.setattr(module.ProcessPoolExecutor, "map",
                         lambda pool, *_: iter([pool.submit(os._exit, 1).result()]))  # fmt: skip
     with pytest.raises(DataError, match="a worker process died"):
@@ -358,7 +358,7 @@ def test_packed_rows_hold_every_conversation_once_and_whole(
 
 
 def test_packed_bytes_are_the_same_for_any_workers(tmp_path, config, monkeypatch):
-    monkeypatch.setattr(readers, "_CHUNK_BYTES", 4096)
+    monkeypatch.setattr(texts, "_CHUNK_BYTES", 4096)
     source = write(tmp_path / "a.jsonl")
     seen = []
     for workers in (1, 2):
