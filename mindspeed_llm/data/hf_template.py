@@ -13,8 +13,8 @@ from typing import Any
 
 import jinja2
 
+from mindspeed_llm.data.chat_template import Part, split_markers
 from mindspeed_llm.data.messages import Conversation
-from mindspeed_llm.data.templates import Part, split_markers
 from mindspeed_llm.data.tokenizer import Tokenizer
 from mindspeed_llm.errors import TemplateError
 

@@ -6,12 +6,12 @@ and an answer is always tokenized apart from what precedes it. It knows no file 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from mindspeed_llm.data.chat_template import BOS, EOS, ChatTemplate, Part
 from mindspeed_llm.data.messages import Conversation
-from mindspeed_llm.data.templates import BOS, ChatTemplate, Part
-from mindspeed_llm.data.tokenizer import Tokenizer
+from mindspeed_llm.data.tokenizer import Context, Tokenizer
 from mindspeed_llm.errors import TemplateError
 
 IGNORE = -100
@@ -20,45 +20,53 @@ _CACHED_LENGTH = 64
 
 
 class Rendered(NamedTuple):
-    """Token ids of a conversation; `labels[i]` is `ids[i]` where trained, else -100 (unshifted)."""
+    """Token ids of a conversation; `labels[i]` is `ids[i]` where trained, else -100 (unshifted).
+
+    With the templates of `--template-compat mindspeed` alone a label can be eos over another token.
+    """
 
     ids: list[int]
     labels: list[int]
 
 
 class _Span(NamedTuple):
-    """Text to encode in one piece, a marker's id, or ids that are already known.
+    """Text to encode in one piece in its context, or ids that are already known.
 
-    `marks` lists (characters, trained) of the pieces of a text of which only some are trained; what
-    is encoded together must not depend on what is trained, because a prompt knows nothing of that.
+    `marks` says of each character whether it is trained, where only some are; what is encoded
+    together must not depend on what is trained, because a prompt knows nothing of that.
     """
 
     text: str
+    context: Context
     ids: Sequence[int] | None
     trained: bool
-    marks: tuple[tuple[int, bool], ...] = ()
+    label: int | None = None
+    marks: tuple[bool, ...] = ()
 
 
 class Renderer:
     """Renders conversations with one tokenizer and one chat template.
 
     Attributes:
-        end_id: id of the end-of-turn token.
+        end_id: id of the end-of-turn token; None where the template has none.
         stop_ids: ids that end an answer at generation: end-of-turn, then the eos tokens.
 
     Raises:
-        TemplateError: a marker of the template is not exactly one token of the tokenizer.
+        TemplateError: a marker of the template is not exactly one token of the tokenizer, or the
+            tokenizer has no eos token and the template ends answers with it.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
         self.template = template
         self.tokenizer = tokenizer.guarding(template.markers)
         self._marker_ids = {m: tokenizer.token_id(m) for m in template.markers}
-        if tokenizer.bos_id is not None:
-            self._marker_ids[BOS] = tokenizer.bos_id
-        self.end_id = self._marker_ids[template.end]
-        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_id, *tokenizer.eos_ids)))
-        self._cache: dict[str, list[int]] = {}
+        for marker, index in ((BOS, tokenizer.bos_id), (EOS, tokenizer.eos_id)):
+            if index is not None:
+                self._marker_ids[marker] = index
+        self.end_id = self._marker(template.end) if template.end else None
+        ends = () if self.end_id is None else (self.end_id,)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((*ends, *tokenizer.eos_ids)))
+        self._cache: dict[tuple[Context, str], list[int]] = {}
 
     def render(self, conversation: Conversation) -> Rendered:
         """Ids and labels of a finished conversation, as training sees them."""
@@ -67,10 +75,10 @@ class Renderer:
     def render_many(self, conversations: Sequence[Conversation]) -> list[Rendered]:
         """`render` of many conversations; their texts are encoded in one batch."""
         plans = [self._spans(self.template.plan(c), ()) for c in conversations]
-        self._encode(span.text for plan in plans for span in plan if span.ids is None)
+        self._encode(span for plan in plans for span in plan)
         rows = [self._assemble(plan) for plan in plans]
         if len(self._cache) > _CACHED_TEXTS:
-            self._cache = {t: i for t, i in self._cache.items() if len(t) <= _CACHED_LENGTH}
+            self._cache = {k: i for k, i in self._cache.items() if len(k[1]) <= _CACHED_LENGTH}
             if len(self._cache) > _CACHED_TEXTS:
                 self._cache.clear()
         return rows
@@ -83,12 +91,13 @@ class Renderer:
         Args:
             conversation: turns up to and including the user's that is to be answered.
             answers: ids of the first answers as they were generated, without end-of-turn token;
-                they are used as they are instead of encoding their text again.
+                they are used as they are instead of encoding their text again, except where the
+                template shows an earlier answer otherwise (without its thinking).
         """
         if not conversation.is_open:
             raise TemplateError("a prompt needs a conversation that ends with the user's turn")
         spans = self._spans(self.template.plan(conversation), answers)
-        self._encode(span.text for span in spans if span.ids is None)
+        self._encode(spans)
         return self._assemble(spans).ids
 
     def without_stop(self, generated: Sequence[int]) -> list[int]:
@@ -100,66 +109,109 @@ class Renderer:
         return list(generated)
 
     def _spans(self, parts: Sequence[Part], answers: Sequence[Sequence[int]]) -> list[_Span]:
-        spans: list[_Span] = []
+        row = _Row(self.tokenizer.strips)
         answered = 0
-        pending: list[Part] = []  # texts that are encoded in one piece
         for part in parts:
-            if pending and part.kind != "text":
-                spans.append(_joined(pending))
-                pending = []
             if part.kind == "marker":
-                spans.append(_Span("", (self._marker(part.text),), part.trained))
-                continue
-            if part.kind == "answer":
-                answered += 1
-                if answered <= len(answers):
-                    spans.append(_Span("", answers[answered - 1], part.trained))
-                    continue
-            pending.append(part)
-        if pending:
-            spans.append(_joined(pending))
-        return spans
+                label = self._marker(part.label) if part.label else None
+                row.marker(part, self._marker(part.text), label)
+            elif part.kind == "cut":
+                row.cut()
+            else:
+                answered += part.kind == "answer"
+                if part.kind == "answer" and part.verbatim and answered <= len(answers):
+                    row.known(answers[answered - 1], part.trained)
+                else:
+                    row.text(part)
+        row.flush()
+        return row.spans
 
     def _marker(self, text: str) -> int:
         if text in self._marker_ids:
             return self._marker_ids[text]
-        if text == BOS:
+        if text in (BOS, EOS):
+            name = "BOS" if text == BOS else "EOS"
             raise TemplateError(
-                f"template {self.template.name} begins with a BOS token and this tokenizer has "
-                "none (bos_token in tokenizer_config.json)"
+                f"template {self.template.name} writes a{'n' * (text == EOS)} {name} token and "
+                f"this tokenizer has none ({name.lower()}_token in tokenizer_config.json)"
             )
         index = self.tokenizer.token_id(text)
         self._marker_ids[text] = index
         return index
 
-    def _encode(self, texts: Iterable[str]) -> None:
-        missing = list(dict.fromkeys(t for t in texts if t not in self._cache))
-        if missing:
-            self._cache.update(zip(missing, self.tokenizer.encode_texts(missing), strict=True))
+    def _encode(self, spans: Iterable[_Span]) -> None:
+        missing: dict[Context, dict[str, None]] = {}
+        for span in spans:
+            if span.ids is None and (span.context, span.text) not in self._cache:
+                missing.setdefault(span.context, {})[span.text] = None
+        for context, texts in missing.items():
+            encoded = self.tokenizer.encode_texts(list(texts), context)
+            self._cache.update(((context, t), i) for t, i in zip(texts, encoded, strict=True))
 
     def _assemble(self, spans: Sequence[_Span]) -> Rendered:
         ids: list[int] = []
         labels: list[int] = []
         for span in spans:
-            piece = self._cache[span.text] if span.ids is None else span.ids
+            piece = self._cache[span.context, span.text] if span.ids is None else span.ids
             ids += piece
-            if span.marks:
+            if span.label is not None:
+                labels.append(span.label)
+            elif span.marks:
                 labels += self._partly(span, piece)
             else:
                 labels += piece if span.trained else [IGNORE] * len(piece)
+        if labels:
+            labels[0] = IGNORE  # nothing in the row predicts its first token
         return Rendered(ids, labels)
 
     def _partly(self, span: _Span, piece: Sequence[int]) -> list[int]:
         """Labels of a text of which some pieces are trained; a token across an edge is not."""
-        trained = [mark for length, mark in span.marks for _ in range(length)]
-        spots = self.tokenizer.spots(span.text)
-        return [token if start < stop and all(trained[start:stop]) else IGNORE
+        spots = self.tokenizer.spots(span.text, span.context)
+        return [token if start < stop and all(span.marks[start:stop]) else IGNORE
                 for token, (start, stop) in zip(piece, spots, strict=True)]  # fmt: skip
 
 
-def _joined(parts: Sequence[Part]) -> _Span:
-    text = "".join(part.text for part in parts)
-    marks = tuple((len(part.text), part.trained) for part in parts if part.text)
-    if len({trained for _, trained in marks}) < 2:
-        return _Span(text, None, parts[0].trained if not marks else marks[0][1])
-    return _Span(text, None, False, marks)
+class _Row:
+    """Spans of one row: neighbouring texts become one, and each knows what it follows."""
+
+    def __init__(self, strips: Mapping[str, tuple[bool, bool]]) -> None:
+        self.spans: list[_Span] = []
+        self._strips = strips
+        self._pending: list[Part] = []
+        self._context: Context = "start"
+        self._swallows = False  # the marker before takes white space that follows it
+
+    def marker(self, part: Part, index: int, label: int | None) -> None:
+        left, right = self._strips.get(part.text, (False, False))
+        self.flush(left)
+        self.spans.append(_Span("", "marker", (index,), part.trained, label))
+        self._context, self._swallows = "marker", right
+
+    def text(self, part: Part) -> None:
+        # An answer is generated apart from what precedes it, and ends where generation ends.
+        if part.kind == "answer" or (self._pending and self._pending[0].kind == "answer"):
+            self.flush()
+        self._pending.append(part)
+
+    def known(self, ids: Sequence[int], trained: bool) -> None:
+        self.flush()
+        self.spans.append(_Span("", "text", ids, trained))
+        self._context, self._swallows = "text", False
+
+    def cut(self) -> None:
+        self.flush()
+        self._context, self._swallows = "start", False
+
+    def flush(self, swallowed: bool = False) -> None:
+        parts = [part for part in self._pending if part.text]
+        self._pending = []
+        text = "".join(part.text for part in parts)
+        start = len(text) - len(text.lstrip()) if self._swallows else 0
+        stop = len(text.rstrip()) if swallowed else len(text)
+        if start >= stop:
+            return
+        mixed = len({part.trained for part in parts}) > 1
+        marks = [part.trained for part in parts for _ in part.text] if mixed else []
+        self.spans.append(_Span(text[start:stop], self._context, None, parts[0].trained,
+                                marks=tuple(marks[start:stop])))  # fmt: skip
+        self._context, self._swallows = "text", False

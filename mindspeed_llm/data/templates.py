@@ -1,152 +1,17 @@
-"""Owns the chat templates, one table of data, and how a conversation becomes parts of a text.
+"""Owns the table of chat templates, each as its model's own template writes it.
 
-It knows no tokenizer: a part is a marker (one token), plain text, or an answer.
+It knows no tokenizer and no rule of rendering.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
 
-from mindspeed_llm.data.messages import Conversation
+from mindspeed_llm.data.chat_template import EOS, Template
+from mindspeed_llm.data.mindspeed_templates import MINDSPEED_TEMPLATES
 from mindspeed_llm.errors import TemplateError
 
-BOS = "{bos}"
-CONTENT = "{content}"
-
-
-class Part(NamedTuple):
-    """A piece of a rendered conversation.
-
-    kind "marker": `text` is a special token (BOS stands for the tokenizer's own);
-    "text": plain text, in which special tokens mean nothing; "answer": an assistant's text, which
-    starts its own tokenization so that what precedes it is exactly the prompt of generation.
-    """
-
-    kind: Literal["marker", "text", "answer"]
-    text: str
-    trained: bool = False
-
-
-class ChatTemplate(Protocol):
-    """What the renderer needs of a template."""
-
-    name: str
-
-    @property
-    def end(self) -> str:
-        """The end-of-turn marker that stops an answer."""
-
-    @property
-    def markers(self) -> tuple[str, ...]:
-        """Special tokens the template writes; each must be one token of the tokenizer."""
-
-    def plan(self, conversation: Conversation) -> list[Part]:
-        """Parts of the conversation; one that ends with the user ends with the answer's header."""
-
-    def fingerprint(self) -> str:
-        """Hash that changes when the output of `plan` can change."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Template:
-    """A chat template as data. `{content}` stands for the turn's text, `{bos}` for the BOS token.
-
-    Args:
-        name: value of `--prompt-type`.
-        markers: special tokens that occur below.
-        prefix: written once, first.
-        system: form of the system text; empty: it is put before the first user text instead,
-            with a blank line between (Gemma 3's own rule).
-        default_system: system text of a conversation that has none; None: no system block.
-        user: form of a user's turn.
-        header: what stands before every answer.
-        end: end-of-turn marker; it is trained with the answer.
-        after: text between the end-of-turn marker and the next turn, also after the last;
-            not trained.
-        trim: whether the model's own template strips white space around contents.
-        trim_system: the same for the system text.
-    """
-
-    name: str
-    markers: tuple[str, ...]
-    prefix: str = ""
-    system: str = ""
-    default_system: str | None = None
-    user: str
-    header: str
-    end: str
-    after: str = ""
-    trim: bool = False
-    trim_system: bool = False
-
-    def plan(self, conversation: Conversation) -> list[Part]:
-        """See `ChatTemplate.plan`."""
-        system = conversation.system
-        system = self.default_system if system is None else system
-        if system is not None and self.trim_system:
-            system = system.strip()
-        parts = list(self._fill(self.prefix, ""))
-        lead = ""
-        if system is not None and self.system:
-            parts += self._fill(self.system, system)
-        elif system is not None:
-            lead = system + "\n\n"
-        for message in conversation.messages:
-            text = message.content.strip() if self.trim else message.content
-            if message.role == "user":
-                parts += self._fill(self.user, text, lead, conversation.is_target(message))
-                parts += self._fill(self.header, "")
-                lead = ""
-            else:
-                parts.append(Part("answer", text, message.train))
-                parts.append(Part("marker", self.end, message.train))
-                parts += self._fill(self.after, "")
-        return parts
-
-    def _fill(self, form: str, content: str, lead: str = "", train: bool = False) -> list[Part]:
-        """Parts of a form; with `train` the content and the marker that ends it are targets."""
-        # The form is split first and the content put in afterwards: nothing a user types is ever
-        # read as a marker or as a placeholder.
-        parts: list[Part] = []
-        inside = False
-        for part in _split_form(form, self.markers):
-            if part is None:
-                parts += [Part("text", lead)] if lead else []
-                inside = train
-            parts.append(Part("text", content, inside) if part is None else
-                         Part(part.kind, part.text, inside))  # fmt: skip
-            inside = inside and parts[-1].kind != "marker"
-        return parts
-
-    def fingerprint(self) -> str:
-        """Hash of the template's data."""
-        data = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(data.encode()).hexdigest()
-
-
-@functools.lru_cache(maxsize=1024)
-def _split_form(form: str, markers: tuple[str, ...]) -> tuple[Part | None, ...]:
-    """Parts of a form; None stands for the content."""
-    pieces = split_markers(form, (BOS, CONTENT, *markers))
-    return tuple(None if p == CONTENT else
-                 Part("marker" if p == BOS or p in markers else "text", p)
-                 for p in pieces)  # fmt: skip
-
-
-def split_markers(text: str, markers: Sequence[str]) -> list[str]:
-    """Cut `text` at every marker (the longest where several fit); empty pieces are left out."""
-    if not markers:
-        return [text] if text else []
-    longest_first = sorted(markers, key=len, reverse=True)
-    pattern = "(" + "|".join(re.escape(m) for m in longest_first) + ")"
-    return [piece for piece in re.split(pattern, text) if piece]
+MINDSPEED = "mindspeed"
 
 
 def _gemma(name: str) -> Template:
@@ -162,10 +27,11 @@ def _gemma(name: str) -> Template:
     )
 
 
-def _chatml(name: str, default_system: str | None) -> Template:
+def _chatml(name: str, default_system: str | None, prefix: str = "") -> Template:
     return Template(
         name=name,
         markers=("<|im_start|>", "<|im_end|>"),
+        prefix=prefix,
         system="<|im_start|>system\n{content}<|im_end|>\n",
         default_system=default_system,
         user="<|im_start|>user\n{content}<|im_end|>\n",
@@ -175,6 +41,51 @@ def _chatml(name: str, default_system: str | None) -> Template:
     )
 
 
+def _mistral_v1(name: str) -> Template:
+    """Mistral 7B v0.1 and v0.2, Mixtral 8x7B: markers are plain text, a blank before each."""
+    return Template(
+        name=name,
+        markers=(),
+        prefix="{bos}",
+        user=" [INST] {content}",
+        header=" [/INST]",
+        answer=" {content}",
+        end=EOS,
+    )
+
+
+def _mistral_v3(name: str, blank: str) -> Template:
+    """Markers are tokens. The models' own template moves the system text to the last question;
+    here it stays in the first, since no row of several answers could follow it as it moves.
+    """
+    return Template(
+        name=name,
+        markers=("[INST]", "[/INST]"),
+        prefix="{bos}",
+        user=f"[INST]{blank}{{content}}",
+        header="[/INST]",
+        answer=f"{blank}{{content}}",
+        end=EOS,
+    )
+
+
+def _deepseek2(name: str) -> Template:
+    return Template(
+        name=name,
+        markers=(),
+        prefix="{bos}",
+        system="{content}\n\n",
+        user="User: {content}\n\n",
+        header="Assistant:",
+        answer=" {content}",
+        end=EOS,
+    )
+
+
+def _without_end(name: str, prefix: str) -> Template:
+    return Template(name=name, markers=(), prefix=prefix, user="{content}", header="", end="")
+
+
 _TABLE = (
     _gemma("gemma"),
     _gemma("gemma2"),
@@ -182,8 +93,25 @@ _TABLE = (
     _chatml("chatml", None),
     _chatml("qwen", "You are a helpful assistant."),
     _chatml("qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    dataclasses.replace(
+        _chatml("qwen3", None),
+        think=("<think>", "</think>"),
+        think_block="<think>\n{content}\n</think>\n\n",
+    ),
     _chatml(
         "smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    ),
+    _chatml("intern2", None, prefix="{bos}"),
+    Template(
+        name="llama2",
+        markers=(),
+        user="{bos}[INST] {content}",
+        header=" [/INST]",
+        answer=" {content} ",
+        end=EOS,
+        lead="<<SYS>>\n{content}\n<</SYS>>\n\n",
+        trim=True,
+        trim_merged=True,
     ),
     Template(
         name="llama3",
@@ -196,19 +124,104 @@ _TABLE = (
         trim=True,
         trim_system=True,
     ),
+    _mistral_v1("mistral"),
+    _mistral_v1("mixtral"),
+    _mistral_v1("mistral-v1"),
+    _mistral_v3("mistral-v3", " "),
+    _mistral_v3("mistral-v3-tekken", ""),
+    _deepseek2("deepseek2"),
+    _deepseek2("deepseek2-lite"),
+    Template(
+        name="deepseek3",
+        markers=("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+        prefix="{bos}",
+        system="{content}",
+        user="<｜User｜>{content}",
+        header="<｜Assistant｜>",
+        end="<｜end▁of▁sentence｜>",
+        think=("<think>", "</think>"),
+    ),
+    # The next question's own marker ends an answer, and one more ends the last: it is what the
+    # model generates to stop.
+    Template(
+        name="glm4",
+        markers=("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"),
+        prefix="[gMASK]<sop>",
+        system="<|system|>\n{content}",
+        first_user="<|user|>\n{content}",
+        user="\n{content}",
+        header="<|assistant|>",
+        answer="\n{content}",
+        end="<|user|>",
+    ),
+    # The model stops with eos; its own code leaves it out between turns and puts the label on the
+    # next question's marker instead, which is no token that follows.
+    Template(
+        name="baichuan2",
+        markers=("<reserved_106>", "<reserved_107>"),
+        system="{content}",
+        user="<reserved_106>{content}",
+        header="<reserved_107>",
+        end=EOS,
+    ),
+    Template(
+        name="phi3",
+        markers=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+        system="<|system|>\n{content}<|end|>\n",
+        user="<|user|>\n{content}<|end|>\n",
+        header="<|assistant|>\n",
+        end="<|end|>",
+        after="\n",
+        tail=EOS,
+    ),
+    Template(
+        name="alpaca",
+        markers=(),
+        system="{content}",
+        default_system="Below is an instruction that describes a task. Write a response that "
+        "appropriately completes the request.\n\n",
+        first_user="### Instruction:\n{content}\n\n",
+        user="\n\n### Instruction:\n{content}\n\n",
+        header="### Response:\n",
+        end=EOS,
+    ),
+    Template(
+        name="default",
+        markers=(),
+        system="{content}\n",
+        first_user="Human: {content}\n",
+        user="\nHuman: {content}\n",
+        header="Assistant:",
+        end=EOS,
+    ),
+    _without_end("empty", ""),
+    _without_end("trl", "{bos}"),
 )  # fmt: skip
 
 TEMPLATES: dict[str, Template] = {template.name: template for template in _TABLE}
 
 
-def find_template(name: str) -> Template:
+def find_template(name: str, compat: str | None = None, thinking: str | None = None) -> Template:
     """The template called `name` (`--prompt-type`).
 
+    Args:
+        name: of the table.
+        compat: `--template-compat`; "mindspeed": as MindSpeed-LLM 2.1 renders it.
+        thinking: `--thinking`; "keep" makes earlier answers keep theirs.
+
     Raises:
-        TemplateError: there is none; lists what there is.
+        TemplateError: there is none (lists what there is), or it knows no thinking.
     """
-    if name not in TEMPLATES:
-        raise TemplateError(f"--prompt-type {name}: no such template; there are "
-                            f"{', '.join(TEMPLATES)}. Or use the tokenizer's own chat template: "
-                            "--hf-chat-template")  # fmt: skip
-    return TEMPLATES[name]
+    table = MINDSPEED_TEMPLATES if compat == MINDSPEED else TEMPLATES
+    if name not in table:
+        there = f"no such template{' of MindSpeed-LLM' if compat == MINDSPEED else ''}; there are"
+        raise TemplateError(f"--prompt-type {name}: {there} {', '.join(table)}. Or use the "
+                            "tokenizer's own chat template: --hf-chat-template")  # fmt: skip
+    template = table[name]
+    if thinking is None:
+        return template
+    if template.think is None:
+        able = ", ".join(t.name for t in table.values() if t.think is not None)
+        raise TemplateError(f"--thinking {thinking}: template {name} knows no thinking; those that "
+                            f"do: {able}")  # fmt: skip
+    return dataclasses.replace(template, keeps_thinking=thinking == "keep")

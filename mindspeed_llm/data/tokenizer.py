@@ -10,11 +10,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tokenizers
 
 from mindspeed_llm.errors import DataError, TemplateError
+
+# What a text follows. Many SentencePiece tokenizers put a blank before a text, some before the
+# first of a row only, others also behind a special token, and none inside a running text.
+Context = Literal["start", "marker", "text"]
+_CONTEXTS: tuple[Context, ...] = ("start", "marker", "text")
 
 
 class Tokenizer:
@@ -30,16 +35,15 @@ class Tokenizer:
         eos_ids: eos and every `eos_token_id` of generation_config.json.
         vocab_size: one more than the greatest id.
         sha256: hash of the vocabulary (ids, tokens, which are special).
+        strips: added token -> whether it swallows the white space on its left, on its right; only
+            those that do either.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, *, bos_token: str | None,
                  eos_token: str | None, pad_token: str | None, eos_ids: Sequence[int] = (),
                  hf: Any = None) -> None:  # fmt: skip
         # The backend is the caller's; `encode_special_tokens` below must not leak into it.
-        self._text = tokenizers.Tokenizer.from_str(_for_pieces(backend.to_str()))
-        self._text.no_padding()
-        self._text.no_truncation()
-        self._text.encode_special_tokens = True
+        self._set(backend.to_str())
         self.hf = hf
         self.bos_token = bos_token
         self.bos_id = None if bos_token is None else backend.token_to_id(bos_token)
@@ -52,31 +56,50 @@ class Tokenizer:
         self.special_ids = frozenset(
             index for index, token in backend.get_added_tokens_decoder().items() if token.special
         )
-        self.sha256 = _fingerprint(backend, self.special_ids)  # fmt: skip
+        self.strips = {t.content: (t.lstrip, t.rstrip)
+                       for t in backend.get_added_tokens_decoder().values()
+                       if t.lstrip or t.rstrip}  # fmt: skip
+        self.sha256 = _fingerprint(backend, self.special_ids)
+
+    def _set(self, spec: str) -> None:
+        """Take the tokenizer that the JSON text `spec` defines."""
+        made: dict[str, tokenizers.Tokenizer] = {}
+        self._texts: dict[Context, tokenizers.Tokenizer] = {}
+        for context in _CONTEXTS:
+            adapted = _for_context(spec, context)
+            if adapted not in made:
+                made[adapted] = tokenizers.Tokenizer.from_str(adapted)
+                made[adapted].no_padding()
+                made[adapted].no_truncation()
+                made[adapted].encode_special_tokens = True
+            self._texts[context] = made[adapted]
+        self._text = self._texts["marker"]
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state["hf"] = None
-        state["_text"] = self._text.to_str()
+        state["hf"] = state["_text"] = None
+        state["_texts"] = self._texts["start"].to_str()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._text = tokenizers.Tokenizer.from_str(state["_text"])
-        self._text.encode_special_tokens = True
+        self._set(state["_texts"])
 
-    def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text; special-token text in it is split into ordinary tokens."""
-        return self._text.encode(text, add_special_tokens=False).ids
+    def encode_text(self, text: str, context: Context = "marker") -> list[int]:
+        """Ids of plain text; special-token text in it is split into ordinary tokens.
 
-    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        `context` is what precedes it: nothing ("start"), a special token, or more text.
+        """
+        return self._texts[context].encode(text, add_special_tokens=False).ids
+
+    def encode_texts(self, texts: Sequence[str], context: Context = "marker") -> list[list[int]]:
         """`encode_text` of many texts in one call."""
-        batch = self._text.encode_batch_fast(list(texts), add_special_tokens=False)
+        batch = self._texts[context].encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in batch]
 
-    def spots(self, text: str) -> list[tuple[int, int]]:
+    def spots(self, text: str, context: Context = "marker") -> list[tuple[int, int]]:
         """(start, end) in characters of each of `encode_text`'s tokens."""
-        return self._text.encode(text, add_special_tokens=False).offsets
+        return self._texts[context].encode(text, add_special_tokens=False).offsets
 
     def guarding(self, markers: Sequence[str]) -> Tokenizer:
         """This tokenizer, or a copy in which `markers` are special too and so never come from text.
@@ -87,13 +110,12 @@ class Tokenizer:
         loose = {i for i, t in added.items() if t.content in markers and not t.special}
         if not loose:
             return self
-        spec = json.loads(self._text.to_str())
+        spec = json.loads(self._texts["start"].to_str())
         for token in spec["added_tokens"]:
             token["special"] = token["special"] or token["id"] in loose
         copy = object.__new__(Tokenizer)
         copy.__dict__.update(self.__dict__)
-        copy._text = tokenizers.Tokenizer.from_str(json.dumps(spec))
-        copy._text.encode_special_tokens = True
+        copy._set(json.dumps(spec))
         copy.special_ids = self.special_ids | loose
         return copy
 
@@ -160,19 +182,31 @@ def load_tokenizer(directory: str | Path, flag: str = "--tokenizer-name-or-path"
                      pad_token=hf.pad_token, eos_ids=_generation_eos(path), hf=hf)  # fmt: skip
 
 
-def _for_pieces(spec: str) -> str:
-    """The tokenizer's definition for texts that follow a marker, as every text here does.
-
-    "first" puts a blank before the first text of a sequence only, so none before such a text.
-    """
-    if '"prepend_scheme":"first"' not in spec:
+def _for_context(spec: str, context: Context) -> str:
+    """The tokenizer's definition for texts in `context`."""
+    if context == "start" or not any(mark in spec for mark in _BLANKS):
         return spec
     data = json.loads(spec)
-    outer = data.get("pre_tokenizer") or {}
-    for step in (outer, *outer.get("pretokenizers", ())):
-        if step.get("type") == "Metaspace" and step.get("prepend_scheme") == "first":
+    for step in _steps(data.get("pre_tokenizer"), "pretokenizers"):
+        scheme = step.get("prepend_scheme")
+        if step.get("type") == "Metaspace" and (scheme == "first" or context == "text"):
             step["prepend_scheme"] = "never"
+        if step.get("type") == "ByteLevel" and context == "text":
+            step["add_prefix_space"] = False
+    if context == "text":
+        outer = data.get("normalizer")
+        if outer and outer.get("type") == "Prepend":
+            data["normalizer"] = None
+        elif outer and outer.get("type") == "Sequence":
+            outer["normalizers"] = [s for s in outer["normalizers"] if s.get("type") != "Prepend"]
     return json.dumps(data)
+
+
+_BLANKS = ('"prepend_scheme"', '"Prepend"', '"add_prefix_space"')
+
+
+def _steps(outer: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    return [] if outer is None else [outer, *outer.get(inner, ())]
 
 
 def _generation_eos(directory: Path) -> tuple[int, ...]:
