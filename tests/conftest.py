@@ -226,13 +226,21 @@ def _run_processes(
 
 
 def _write_sft_data(prefix: Path, tokenizer_dir: Path, *, rows: int = 24, longest: int = 30,
-                    seed: int = 0, template: str = "gemma") -> Path:  # fmt: skip
+                    seed: int = 0, template: str = "gemma", capacity: int | None = None,
+                    multiple: int = 1) -> Path:  # fmt: skip
     """A prepared data set of random ids; rows are supervised behind a random cut, row 3 never."""
     import random
 
     from mindspeed_llm.data.manifest import DatasetFiles, Manifest
+    from mindspeed_llm.data.packing import Packing, best_fit_decreasing
     from mindspeed_llm.data.tokenizer import load_tokenizer
-    from mindspeed_llm.data.writer import Shard, exclusive_scratch, write_six
+    from mindspeed_llm.data.writer import (
+        Shard,
+        exclusive_scratch,
+        row_lengths,
+        write_packed,
+        write_six,
+    )
 
     tokenizer, files = load_tokenizer(tokenizer_dir), DatasetFiles(prefix)
     draw, tokens, supervised, seen = random.Random(seed), 0, 0, 0
@@ -245,20 +253,31 @@ def _write_sft_data(prefix: Path, tokenizer_dir: Path, *, rows: int = 24, longes
                 shard.add(ids, [-100] * cut + ids[cut:])
                 tokens, supervised = tokens + length, supervised + length - cut
                 seen = max(seen, length)
-        described = write_six(files, [shard], scratch)
+        packing = None
+        if capacity is None:
+            described = write_six(files, [shard], scratch)
+        else:
+            packs = best_fit_decreasing(row_lengths([shard]), capacity, multiple)
+            packing = Packing(capacity=capacity, multiple=multiple, rows=len(packs), segments=rows,
+                              efficiency=tokens / (len(packs) * capacity))  # fmt: skip
+            pad_id, rows = tokenizer.pad_id, len(packs)
+            described, supervised = write_packed(files, [shard], packs, packing, pad_id, scratch)
     Manifest(
         rows=rows, tokens=tokens, supervised_tokens=supervised, longest=seen,
         tokenizer_sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, template=template, template_sha256="0",
-        seq_length=None, packed=False, seed=seed, settings={}, counts={}, inputs=[],
-        files=described, versions={},
+        seq_length=capacity, packed=capacity is not None, seed=seed, settings={}, counts={},
+        inputs=[], files=described, versions={}, packing=packing,
     ).write(files.manifest)  # fmt: skip
     return prefix
 
 
 @pytest.fixture(scope="session")
 def tiny_sft_data() -> Callable[..., Path]:
-    """Factory: `tiny_sft_data(prefix, tokenizer_dir, rows=, longest=, seed=)` -> the prefix."""
+    """Factory: `tiny_sft_data(prefix, tokenizer_dir, rows=, longest=, seed=)` -> the prefix.
+
+    The same rows, packed into rows of `capacity` tokens, where that is given (`multiple=` aligns).
+    """
     return _write_sft_data
 
 

@@ -130,6 +130,15 @@ class TrainDataConfig:
         False, help="pad a micro-batch to its longest row instead of --seq-length"
     )
     pad_to_multiple_of: int = setting(8, help="with --variable-seq-lengths: round lengths up to it")
+    neat_pack: bool = setting(
+        False, help="states that the data are packed; conversations of a row never see each other"
+    )
+    reset_position_ids: bool = setting(
+        False, help="states the same: positions start again with each conversation of a row"
+    )
+    reset_attention_mask: bool = setting(
+        False, help="states the same: attention ends with each conversation of a row"
+    )
     shuffle: bool = setting(True, negative="--no-shuffle", help="keep the rows in file order")
     padded_samples: bool = setting(
         False,

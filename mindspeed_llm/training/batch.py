@@ -2,8 +2,10 @@
 batch, padding, and which data-parallel rank gets what. Knows neither models nor losses.
 
 Labels are shifted here, before anything is padded or sliced: `targets[i]` is the token that follows
-`tokens[i]`. The last token of a row is never an input and the first never a target, so both are
-dropped. Every pipeline stage makes the same micro-batches from the same rows.
+`tokens[i]` in the same conversation. The last token of a row is never an input and the first never
+a target, so both are dropped. A packed row keeps its length: the last token of each conversation
+stays an input, without a target. Every pipeline stage makes the same micro-batches from the same
+rows.
 """
 
 from __future__ import annotations
@@ -14,35 +16,62 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from mindspeed_llm.data.collate import collate
+from mindspeed_llm.data.packing import positions
 from mindspeed_llm.data.render import IGNORE
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One shifted row: `tokens` and `targets`, int64 [length]; targets are a token or IGNORE."""
+    """One shifted row: `tokens` and `targets`, int64 [length]; targets are a token or IGNORE.
+
+    `real` counts inputs that a token of the same conversation follows: as many whether the
+    conversations are packed or not. `cu_seqlens`, int32, is where the sequences of a packed row
+    begin, and its length; None where a row is one sequence.
+    """
 
     tokens: torch.Tensor
     targets: torch.Tensor
+    real: int
+    cu_seqlens: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.numel()
 
+    @property
+    def work(self) -> tuple[int, int]:
+        """What rows are compared by: length, then the cost of attention."""
+        if self.cu_seqlens is None:
+            return len(self), len(self) ** 2
+        return len(self), int(self.cu_seqlens.diff().square().sum())
+
     @classmethod
     def shifted(cls, sample: Mapping[str, torch.Tensor]) -> Row:
-        """From a data set's sample: `input_ids` and unshifted `labels`, int64 [length >= 2]."""
-        return cls(tokens=sample["input_ids"][:-1], targets=sample["labels"][1:])
+        """From a data set's sample: `input_ids` and unshifted `labels`, int64 [length >= 2]; of a
+        packed row `segment_ids` and `cu_seqlens` too, see `SFTDataset`."""
+        tokens, labels = sample["input_ids"], sample["labels"]
+        if "cu_seqlens" not in sample:
+            return cls(tokens=tokens[:-1], targets=labels[1:], real=len(tokens) - 1)
+        segments = sample["segment_ids"]
+        inside = (segments[1:] == segments[:-1]) & (segments[1:] != 0)
+        targets = torch.full_like(labels, IGNORE)
+        targets[:-1] = torch.where(inside, labels[1:], IGNORE)
+        return cls(tokens, targets, int(inside.sum()), sample["cu_seqlens"])
 
     def silent(self) -> Row:
         """The same tokens without a target: fills a micro-batch without changing the loss."""
-        return Row(tokens=self.tokens, targets=torch.full_like(self.targets, IGNORE))
+        return dataclasses.replace(self, targets=torch.full_like(self.targets, IGNORE), real=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class MicroBatch:
     """Input of one forward pass, padded on the right (causal attention never looks there).
 
-    `tokens`, `targets` and `positions` are int64 [rows, length]; `real_tokens` counts inputs that
-    are not padding, `supervised` the targets that are trained.
+    `tokens`, `targets` and `positions` are int64 [rows, length]; `real_tokens` is the sum of
+    `Row.real`, `supervised` the number of targets that are trained.
+
+    Packed rows lie one behind the other in [1, rows * length]. `cu_seqlens`, int32 and always on
+    the CPU (reading it must not wait for the device), says where their sequences begin, and the
+    length; positions start again in each.
     """
 
     tokens: torch.Tensor
@@ -50,6 +79,7 @@ class MicroBatch:
     positions: torch.Tensor
     real_tokens: int
     supervised: int
+    cu_seqlens: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same batch on `device`."""
@@ -64,6 +94,7 @@ def stack(rows: Sequence[Row], *, pad_id: int, length: int | None, multiple: int
     """Pad `rows` to `length`, or to the longest of them rounded up to a multiple of `multiple`.
 
     `pad_id` may be any token of the vocabulary: what stands there is neither seen nor trained.
+    Packed rows, all of them or none, must have the right length already.
     """
     batch = collate(
         [{"input_ids": row.tokens, "labels": row.targets} for row in rows],
@@ -72,13 +103,24 @@ def stack(rows: Sequence[Row], *, pad_id: int, length: int | None, multiple: int
         pad_to_multiple_of=multiple,
     )
     tokens, targets = batch["input_ids"], batch["labels"]
-    positions = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
+    sequences = [row.cu_seqlens for row in rows if row.cu_seqlens is not None]
+    bounds = None
+    if sequences:
+        assert len(sequences) == len(rows) and (batch["lengths"] == tokens.shape[1]).all()
+        starts = torch.arange(len(rows), dtype=torch.int32) * tokens.shape[1]
+        parts = [cu[:-1] + start for cu, start in zip(sequences, starts, strict=True)]
+        bounds = torch.cat([*parts, torch.tensor([tokens.numel()], dtype=torch.int32)])
+        tokens, targets = tokens.reshape(1, -1), targets.reshape(1, -1)
+        where = torch.from_numpy(positions(bounds.numpy()))[None]
+    else:
+        where = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
     return MicroBatch(
         tokens=tokens,
         targets=targets,
-        positions=positions,
-        real_tokens=int(batch["lengths"].sum()),
+        positions=where,
+        real_tokens=sum(row.real for row in rows),
         supervised=int((targets != IGNORE).sum()),
+        cu_seqlens=bounds,
     )
 
 
@@ -86,11 +128,12 @@ def deal(rows: Sequence[Row], micro_batch_size: int, dp_rank: int, dp_size: int)
     """The micro-batches of data-parallel rank `dp_rank` from the rows of one global batch.
 
     Rows of like length share a micro-batch, and ranks work on like lengths at the same time, which
-    saves padding and waiting; the sum of losses over the global batch does not depend on it. The
-    longest come first, so that too little memory shows at once. A remainder is filled with rows
-    without targets.
+    saves padding and waiting; packed rows, which have one length, are compared by the cost of
+    their attention. The sum of losses over the global batch does not depend on it. The longest
+    come first, so that too little memory shows at once. A remainder is filled with rows without
+    targets.
     """
-    order = sorted(rows, key=len, reverse=True)  # stable: equal lengths keep their order
+    order = sorted(rows, key=lambda row: row.work, reverse=True)  # stable: equals keep their order
     missing = -len(order) % (micro_batch_size * dp_size)
     order += [order[-1].silent()] * missing
     groups = [order[i : i + micro_batch_size] for i in range(0, len(order), micro_batch_size)]

@@ -14,7 +14,8 @@ from mindspeed_llm.training.batch import MicroBatch, Row, deal, stack
 
 
 class Samples(Protocol):
-    """What is asked of a data set: rows with `input_ids` and unshifted `labels`, int64 [length]."""
+    """What is asked of a data set: rows with `input_ids` and unshifted `labels`, int64 [length];
+    of packed rows their sequences too, as `SFTDataset` gives them."""
 
     def __len__(self) -> int: ...
 

@@ -18,7 +18,11 @@ CURVE = "loss.png"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Totals:
-    """Sums over one global batch: of the loss in nats, and of token counts."""
+    """Sums over one global batch: of the loss in nats, and of token counts.
+
+    `real_tokens` are inputs that a token of the same conversation follows, as many for packed rows
+    as for the same conversations unpacked; `padded_tokens` are all positions that were computed.
+    """
 
     loss_sum: float
     supervised: int
@@ -33,7 +37,11 @@ class Totals:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """One iteration. Rates count real tokens, not padding; `lr` is the rate that the step used."""
+    """One iteration. Rates count real tokens, not padding; `lr` is the rate that the step used.
+
+    `padding_share` is of all computed positions, and counts the last token of each packed
+    conversation, whose successor is another's.
+    """
 
     iteration: int
     consumed_samples: int

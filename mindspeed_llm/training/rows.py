@@ -15,6 +15,7 @@ from mindspeed_llm.data.dataset import SFTDataset, split_shares
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest
 from mindspeed_llm.errors import ConfigError, DataError
 from mindspeed_llm.logging import get_logger
+from mindspeed_llm.training.packs import check_packing
 
 _log = get_logger(__name__)
 
@@ -54,11 +55,7 @@ def _check_data(settings: Settings, where: str, manifest: Manifest, model: Model
             f"--prompt-type is {asked}, but {where} was prepared with {manifest.template}; use "
             "that, or prepare the data again"
         )
-    if manifest.packed:
-        raise DataError(
-            f"{where}: rows hold several conversations each, and packed rows cannot be trained "
-            "yet; prepare the data without packing"
-        )
+    check_packing(settings, where, manifest.packing, model)
     if manifest.vocab_size > model.vocab_size:
         raise DataError(
             f"{where}: prepared with a tokenizer of {manifest.vocab_size} tokens, the model has "

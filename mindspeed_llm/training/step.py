@@ -13,6 +13,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from mindspeed_llm.errors import TrainingError
@@ -72,7 +73,8 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
     ) -> tuple[torch.Tensor, LossFunction]:
         batch = next(batches).to(replica.device)
         targets = replica.positions.choose(batch.targets) if replica.positions else None
-        output = model(batch.tokens, batch.positions, None)
+        sequences = _sequences(batch.cu_seqlens)
+        output = model(batch.tokens, batch.positions, None, packed_seq_params=sequences)
 
         def loss(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
             assert targets is not None, "only the last pipeline stage has a loss"
@@ -93,6 +95,22 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
         forward_only=forward_only,
     )
     return _sum_over_ranks(losses, micro_batches, replica.device)
+
+
+def _sequences(cu_seqlens: torch.Tensor | None) -> PackedSeqParams | None:
+    """What every pipeline stage's layers must know of a packed micro-batch."""
+    if cu_seqlens is None:
+        return None
+    # The longest sequence, not the row: megatron-core takes a rotary table as long as the row for
+    # one that runs through it, and positions would not start again.
+    longest = int(cu_seqlens.diff().max())
+    return PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=cu_seqlens,
+        cu_seqlens_kv=cu_seqlens,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
+    )
 
 
 def _sum_over_ranks(

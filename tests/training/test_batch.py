@@ -1,8 +1,10 @@
 """Labels are shifted first; rows are dealt so that every layout sees the same global batch."""
 
+import numpy as np
 import pytest
 import torch
 
+from mindspeed_llm.data.packing import cu_seqlens, segment_ids
 from mindspeed_llm.training.batch import Row, deal, stack
 
 IGNORE = -100
@@ -57,3 +59,58 @@ def test_a_remainder_is_filled_without_targets():
                for rank in range(2) for group in deal(rows, 2, rank, 2)]  # fmt: skip
     assert [len(b.tokens) for b in batches] == [2, 2]
     assert sum(b.supervised for b in batches) == 4
+
+
+def packed(*lengths, capacity, first=0):
+    """A packed row of conversations of these lengths, every token a label; ids count from 1."""
+    segments = segment_ids(np.array(lengths), capacity, 1)
+    ids = torch.arange(1 + first, capacity + 1 + first)
+    ids[segments == 0] = 0
+    return {
+        "input_ids": ids,
+        "labels": torch.where(ids == 0, IGNORE, ids),
+        "segment_ids": torch.from_numpy(segments).long(),
+        "cu_seqlens": torch.from_numpy(cu_seqlens(segments, 1)),
+    }
+
+
+def test_the_last_token_of_a_conversation_never_predicts_the_next_ones_first():
+    row = Row.shifted(packed(5, 4, capacity=10))
+    assert row.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert row.targets.tolist() == [2, 3, 4, 5, IGNORE, 7, 8, 9, IGNORE, IGNORE]
+    assert row.cu_seqlens.tolist() == [0, 5, 9, 10]
+    assert row.real == (5 - 1) + (4 - 1)  # as many as unpacked
+    full = Row.shifted(packed(4, 6, capacity=10))
+    assert full.targets.tolist() == [2, 3, 4, IGNORE, 6, 7, 8, 9, 10, IGNORE]
+
+
+def test_packed_rows_of_a_micro_batch_become_one():
+    rows = [
+        Row.shifted(packed(5, 4, capacity=10)),
+        Row.shifted(packed(3, 7, capacity=10, first=20)),
+    ]
+    batch = stack(rows, pad_id=99, length=10, multiple=1)
+    assert batch.tokens.shape == batch.targets.shape == batch.positions.shape == (1, 20)
+    assert batch.tokens[0].tolist() == [*range(1, 10), 0, *range(21, 31)]
+    assert batch.cu_seqlens.tolist() == [0, 5, 9, 10, 13, 20]
+    assert batch.cu_seqlens.dtype == torch.int32
+    parts = [range(5), range(4), range(1), range(3), range(7)]
+    assert batch.positions[0].tolist() == [i for part in parts for i in part]
+    assert batch.targets[0, [4, 8, 9, 12, 19]].tolist() == [IGNORE] * 5
+    assert (batch.real_tokens, batch.supervised) == (7 + 8, 7 + 8)
+    assert batch.to(torch.device("cpu")).cu_seqlens is batch.cu_seqlens
+
+
+def test_packed_rows_are_compared_by_the_cost_of_attention():
+    lengths = [(5, 5), (10,), (2, 2, 2, 2, 2), (7, 3)]
+    rows = [Row.shifted(packed(*part, capacity=10)) for part in lengths]
+    (first,), (second,), (third,), (last,) = deal(rows, 1, 0, 1)
+    assert [first, second, third, last] == [rows[1], rows[3], rows[0], rows[2]]
+
+
+def test_a_remainder_of_packed_rows_counts_nothing():
+    rows = [Row.shifted(packed(5, 4, capacity=10))] * 3
+    batches = [stack(group, pad_id=0, length=10, multiple=1) for group in deal(rows, 2, 0, 1)]
+    assert [batch.supervised for batch in batches] == [14, 7]
+    assert [batch.real_tokens for batch in batches] == [14, 7]
+    assert batches[1].cu_seqlens.tolist() == [0, 5, 9, 10, 15, 19, 20]

@@ -1,0 +1,52 @@
+"""Owns what a packed data set asks of a run: which flags must agree with how it was packed. It
+opens no file and knows no tensor.
+"""
+
+from __future__ import annotations
+
+from mindspeed_llm.config.flags import flag_of
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.train import Settings
+from mindspeed_llm.data.packing import Packing
+from mindspeed_llm.errors import ConfigError
+
+# What other launchers must say for conversations of a row not to see each other; here they never
+# do, so these flags are statements about the data.
+STATEMENTS = ("neat_pack", "reset_position_ids", "reset_attention_mask")
+
+
+def check_packing(
+    settings: Settings, where: str, packing: Packing | None, model: ModelConfig
+) -> None:
+    """Raise ConfigError unless the flags agree with how the data set was packed.
+
+    Args:
+        where: flag and name of the data set, for messages.
+        packing: from its manifest; None: each row is one conversation.
+    """
+    if packing is None:
+        for name in STATEMENTS:
+            if getattr(settings.data, name):
+                raise ConfigError(
+                    f"{flag_of(name)} says that rows hold several conversations, but each row of "
+                    f"{where} is one; drop the flag, or prepare the data with --pack"
+                )
+        return
+    if settings.train.seq_length != packing.capacity:
+        raise ConfigError(
+            f"--seq-length is {settings.train.seq_length}, but {where} was packed into rows of "
+            f"{packing.capacity} tokens; use --seq-length {packing.capacity}, or pack the data "
+            f"again with --seq-length {settings.train.seq_length}"
+        )
+    if settings.data.variable_seq_lengths:
+        raise ConfigError(
+            f"--variable-seq-lengths has no effect on {where}, whose packed rows all have "
+            f"{packing.capacity} tokens; drop it"
+        )
+    short = model.rope.original_max_position
+    if model.rope.scaling == "longrope" and packing.capacity > short:
+        raise ConfigError(
+            f"{where} has packed rows of {packing.capacity} tokens, and this model turns sequences "
+            f"of more than {short} tokens otherwise than shorter ones, which in one row cannot be; "
+            f"pack into rows of at most {short} tokens, or prepare the data without --pack"
+        )
