@@ -84,9 +84,10 @@ def hf_to_mcore(
 
     Raises:
         CheckpointError: weights that are missing, unknown, left over, of a wrong shape or dtype, or
-            damaged; `save_dir` in use. Nothing is written then.
+            damaged; `save_dir` in use, or in `load_dir`. Nothing is written then.
         ConfigError: the layout does not divide the model.
     """
+    _check_apart(load_dir, save_dir)
     weights = HFWeights(load_dir)
     parallel = parallel or ParallelConfig()
     parallel.check_model(weights.model)
@@ -147,6 +148,17 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     return out
 
 
+def _check_apart(source: Path, target: Path) -> None:
+    """Raise CheckpointError where writing `target` would change or replace what is read."""
+    read, written = source.resolve(), target.resolve()
+    if read == written or read in written.parents:
+        raise CheckpointError(f"{target}: lies in {source}, which is read; choose a directory "
+                              "outside it")  # fmt: skip
+    if written in read.parents:
+        raise CheckpointError(f"{target}: holds {source}, which is read, and would be replaced; "
+                              "choose another directory")  # fmt: skip
+
+
 def _check_target(save_dir: Path, overwrite: bool) -> None:
     if not save_dir.exists():
         return
@@ -189,7 +201,7 @@ def mcore_to_hf(
     reader = checkpoint.reader()
     rules = expand(rules_of(model), model.num_layers)
     _check_stored(checkpoint, reader, rules, model)
-    target = _hf_target(save_dir, model, overwrite)
+    target = _hf_target(load_dir, save_dir, model, overwrite)
     needed = {c.file for s in reader.tensors.values() if s.section == "model" for c in s.chunks}
     hf = {name for name in checkpoint.files if name.startswith("hf/")}
     verify(checkpoint, needed | hf | {COMMON}, "full")
@@ -232,7 +244,7 @@ def _check_stored(
                               f"({model.family}): {'; '.join(problems[:12])}")  # fmt: skip
 
 
-def _hf_target(save_dir: Path, model: ModelConfig, overwrite: bool) -> Path:
+def _hf_target(load_dir: Path, save_dir: Path, model: ModelConfig, overwrite: bool) -> Path:
     """Where the Hugging Face directory goes; raises unless that place is free."""
     target = save_dir
     if (save_dir / CONFIG).is_file() and not overwrite:
@@ -241,6 +253,7 @@ def _hf_target(save_dir: Path, model: ModelConfig, overwrite: bool) -> Path:
             raise CheckpointError(f"{save_dir}: holds a {original.family} model of another shape "
                                   "than the checkpoint's; choose another directory")  # fmt: skip
         target = save_dir / _MG2HF
+    _check_apart(load_dir, target)
     if target.is_file():
         raise CheckpointError(f"{target}: is a file; expected a directory to write to")
     if target.is_dir() and any(target.iterdir()):

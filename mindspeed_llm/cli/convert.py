@@ -16,6 +16,7 @@ from mindspeed_llm.config import convert as config
 from mindspeed_llm.config.flags import parse
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.data.model_tokenizer import model_tokenizer
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.models.registry import FAMILIES, read_model
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _to_mcore(settings: config.ConvertConfig) -> Converted:
-    _check_claims(settings, read_model(settings.load_dir), settings.load_dir)
+    _check(settings, settings.load_dir)
     tp, pp = settings.target_tensor_parallel_size, settings.target_pipeline_parallel_size
     with _target_flags():
         done = hf_to_mcore(
@@ -78,7 +79,7 @@ def _target_flags() -> Iterator[None]:
 
 def _to_hf(settings: config.ConvertConfig) -> Converted:
     checkpoint = find_checkpoint(settings.load_dir)
-    _check_claims(settings, read_model(checkpoint.hf_dir), checkpoint.hf_dir)
+    _check(settings, checkpoint.hf_dir)
     return mcore_to_hf(
         settings.load_dir,
         settings.save_dir,
@@ -91,6 +92,15 @@ def _to_hf(settings: config.ConvertConfig) -> Converted:
 
 def _dtype(settings: config.ConvertConfig) -> torch.dtype | None:
     return _DTYPES[settings.params_dtype] if settings.params_dtype else None
+
+
+def _check(settings: config.ConvertConfig, directory: Path) -> None:
+    """Raise UserError where a flag does not belong to the model that is read."""
+    model = read_model(directory)
+    _check_claims(settings, model, directory)
+    if settings.tokenizer_directory is not None:
+        model_tokenizer(settings.tokenizer_directory, directory, model, flag="--tokenizer-model",
+                        model_flag="--load-dir")  # fmt: skip
 
 
 def _check_claims(settings: config.ConvertConfig, model: ModelConfig, directory: Path) -> None:

@@ -169,12 +169,22 @@ def _read_bool(text: str) -> bool:
 
 def _read_json(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as err:
         raise argparse.ArgumentTypeError(f"not JSON ({err.msg}): {text!r}") from None
+    except RecursionError:
+        raise argparse.ArgumentTypeError("JSON that is nested too deeply") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a JSON object, found {text!r}")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = next((key for at, key in enumerate(keys) if key in keys[:at]), None)
+    if twice is not None:
+        raise argparse.ArgumentTypeError(f"JSON with the key {twice!r} twice; keep one of them")
+    return dict(pairs)
 
 
 def _finish(value: Any, hint: Any) -> Any:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import jinja2
 
-from mindspeed_llm.data.chat_template import BOS, Template
 from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.data.render import Renderer
+from mindspeed_llm.data.templates import BOS, Template
 from mindspeed_llm.errors import TemplateError
 
 _PROBE = Conversation.of("Hello.", "Hi, how are you?", "Well.\n\nAnd you?", "Very well.")

@@ -4,7 +4,6 @@ together, cuts the ranks into groups, loads the weights. It knows no prompts."""
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,18 +16,19 @@ from mindspeed_llm.config.inference import DEFAULT_CONTEXT, LoadSettings
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.data.hf_template import HfChatTemplate
+from mindspeed_llm.data.model_tokenizer import model_tokenizer
 from mindspeed_llm.data.render import Renderer
 from mindspeed_llm.data.templates import find_template
-from mindspeed_llm.data.tokenizer import Tokenizer, load_tokenizer
-from mindspeed_llm.errors import CheckpointError, ConfigError
+from mindspeed_llm.data.tokenizer import Tokenizer
+from mindspeed_llm.data.verify import verify_template
+from mindspeed_llm.errors import CheckpointError, ConfigError, TemplateError
 from mindspeed_llm.inference.engine import Engine
 from mindspeed_llm.inference.ranks import Ranks
 from mindspeed_llm.inference.stages import Stages
-from mindspeed_llm.logging import get_logger
+from mindspeed_llm.logging import get_logger, rank
 from mindspeed_llm.models.build import build_model
 from mindspeed_llm.models.registry import read_model
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _log = get_logger(__name__)
 
 
@@ -70,7 +70,7 @@ def read_parts(
     model = read_model(directory)
     architecture.check(model, parallel)
     parallel.check_model(model)
-    tokenizer = read_tokenizer(settings.tokenizer_name_or_path, directory, model)
+    tokenizer = model_tokenizer(settings.tokenizer_name_or_path, directory, model)
     return Parts(
         model=model,
         tokenizer=tokenizer,
@@ -79,39 +79,25 @@ def read_parts(
     )
 
 
-def read_tokenizer(given: Path | None, directory: Path, model: ModelConfig) -> Tokenizer:
-    """The tokenizer at `given`, or that of the model's `directory`, which must be the same.
-
-    Raises:
-        ConfigError: none, or the tokenizer of another model.
-    """
-    bundled = any((directory / name).is_file() for name in _TOKENIZER_FILES)
-    if given is None and not bundled:
-        raise ConfigError(
-            f"--load: {directory} has no tokenizer; give --tokenizer-name-or-path DIRECTORY"
-        )
-    own = load_tokenizer(directory, "--load") if bundled else None
-    tokenizer = own if given is None else load_tokenizer(given)
-    assert tokenizer is not None
-    if tokenizer.vocab_size > model.vocab_size:
-        raise ConfigError(
-            f"--tokenizer-name-or-path {given or directory} has {tokenizer.vocab_size} tokens, the "
-            f"model of --load has {model.vocab_size}; use the tokenizer of the model"
-        )
-    if own is not None and own.sha256 != tokenizer.sha256:
-        raise ConfigError(
-            f"--tokenizer-name-or-path {given} (vocabulary hash {tokenizer.sha256[:12]}) is not "
-            f"the tokenizer of the model at --load ({own.sha256[:12]}); use that one"
-        )
-    return tokenizer
-
-
 def _renderer(settings: LoadSettings, tokenizer: Tokenizer) -> Renderer | None:
-    if settings.prompt_type is not None:
-        return Renderer(tokenizer, find_template(settings.prompt_type))
     if settings.hf_chat_template:
         return Renderer(tokenizer, HfChatTemplate(tokenizer))
-    return None
+    if settings.prompt_type is None:
+        return None
+    renderer = Renderer(tokenizer, find_template(settings.prompt_type))
+    if rank() == 0:
+        _compare_template(renderer)
+    return renderer
+
+
+def _compare_template(renderer: Renderer) -> None:
+    """Warn where the template is not the tokenizer's own: right for a model that was tuned with
+    another one, and silent nonsense for one that was not. A checkpoint does not say which."""
+    try:
+        verify_template(renderer, mend="Right only if the model was tuned with it; else choose the "
+                        "model's own --prompt-type or --hf-chat-template")  # fmt: skip
+    except TemplateError as err:
+        _log.warning("%s", err)
 
 
 def _context(settings: LoadSettings, model: ModelConfig) -> int:

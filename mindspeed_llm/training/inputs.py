@@ -23,7 +23,6 @@ from mindspeed_llm.models.registry import read_model
 from mindspeed_llm.training.rows import Rows, open_rows, read_manifests
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     """What a run starts from, checked.

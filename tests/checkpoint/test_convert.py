@@ -189,6 +189,26 @@ def test_target_in_use(tmp_path, llama):
         mcore_to_hf(target, file)
 
 
+def test_what_is_read_and_what_is_written_lie_apart(tmp_path, llama):
+    linked = tmp_path / "link"
+    linked.symlink_to(llama)
+    before = sorted(p.name for p in llama.iterdir())
+    for target in (llama, llama / "mcore", llama / "a" / "b", linked / "mcore"):
+        with pytest.raises(CheckpointError, match="which is read; choose a directory outside"):
+            hf_to_mcore(llama, target)
+    assert sorted(p.name for p in llama.iterdir()) == before
+    hf_to_mcore(llama, tmp_path / "both" / "mcore")
+    for target in ("mcore", "mcore/hf", "mcore/release/hf"):
+        with pytest.raises(CheckpointError, match="which is read; choose a directory outside"):
+            mcore_to_hf(tmp_path / "both" / "mcore", tmp_path / "both" / target)
+    # As if a model lay around its own checkpoint: to replace it would delete what is read.
+    shutil.copy(llama / "config.json", tmp_path / "both")
+    with pytest.raises(CheckpointError, match="would be replaced; choose another"):
+        mcore_to_hf(tmp_path / "both" / "mcore", tmp_path / "both", overwrite=True)
+    done = mcore_to_hf(tmp_path / "both" / "mcore", tmp_path / "both")  # beside it is allowed
+    assert done.path == tmp_path / "both" / "mg2hg"
+
+
 def test_below_the_original_model(tmp_path, llama, tiny_hf_model):
     """MindSpeed-LLM's habit: --save-dir is the original model, the result goes below it."""
     before = {p: p.read_bytes() for p in llama.iterdir()}

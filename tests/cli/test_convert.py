@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def gemma2(tmp_path, tiny_hf_model, tiny_tokenizer_dir):
-    directory = tiny_hf_model("gemma2", tmp_path / "hf")
+    directory = tiny_hf_model("gemma2", tmp_path / "hf", vocab_size=480)
     shutil.copytree(tiny_tokenizer_dir, directory, dirs_exist_ok=True)
     return directory
 
@@ -119,3 +119,14 @@ def test_result_below_the_original_model(tmp_path, gemma2, capsys):
     assert to_mg(gemma2, tmp_path / "mcore") == 0
     assert to_hf(tmp_path / "mcore", gemma2) == 0
     assert str(gemma2 / "mg2hg") in capsys.readouterr().out
+
+
+def test_the_tokenizer_of_another_model(tmp_path, tiny_chat_dir, make_tokenizer_dir, capsys):
+    other = make_tokenizer_dir(tmp_path / "other", markers=("<pad>", "<eos>", "<bos>", "<x>"))
+    assert to_mg(tiny_chat_dir, tmp_path / "mcore", "--tokenizer-model", str(other)) == 2
+    words = "is not the tokenizer of the model at --load-dir"
+    assert words in capsys.readouterr().err and not (tmp_path / "mcore").exists()
+    own = str(tiny_chat_dir / "tokenizer.json")
+    assert to_mg(tiny_chat_dir, tmp_path / "mcore", "--tokenizer-model", own) == 0
+    assert to_hf(tmp_path / "mcore", tmp_path / "back", "--tokenizer-model", str(other)) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "back").exists()

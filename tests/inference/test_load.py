@@ -40,6 +40,28 @@ def test_the_tokenizer_of_another_model_is_one_error(
     assert _parts(tiny_chat_dir, tokenizer_name_or_path=same).context == 512
 
 
+def test_a_template_that_is_not_the_tokenizers_own_is_told(
+    tiny_hf_model: Callable, make_tokenizer_dir: Callable, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    heard: list[str] = []
+    monkeypatch.setattr("mindspeed_llm.inference.load._log.warning",
+                        lambda form, *args: heard.append(form % args))  # fmt: skip
+    chatml = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
+              "message['content'] + '<|im_end|>\n' }}{% endfor %}")  # fmt: skip
+    load = tiny_hf_model("llama", tmp_path / "model", vocab_size=480)
+    make_tokenizer_dir(load, chat_template=chatml)
+    assert _parts(load, prompt_type="chatml").renderer.template.name == "chatml"
+    assert heard == []
+    assert _parts(load, prompt_type="gemma").renderer.template.name == "gemma"  # it goes on
+    (said,) = heard
+    assert "template gemma differs from the tokenizer's own chat template at text 1" in said
+    assert "Right only if the model was tuned with it" in said and "--no-verify" not in said
+    monkeypatch.setenv("RANK", "1")
+    _parts(load, prompt_type="gemma")
+    assert len(heard) == 1  # once in a job
+
+
 def test_a_tokenizer_with_more_tokens_than_the_model(
     tiny_hf_model: Callable, tiny_tokenizer_dir: Path, tmp_path: Path
 ) -> None:
