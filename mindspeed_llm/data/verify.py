@@ -5,17 +5,27 @@ It stops at the first difference and shows it. It knows no file format.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 
-from mindspeed_llm.data.messages import Conversation
+from mindspeed_llm.data.chat_template import BOS, CONTENT, EOS, Part, Template
+from mindspeed_llm.data.messages import Conversation, Message
 from mindspeed_llm.data.render import Renderer
-from mindspeed_llm.data.templates import BOS, Template
 from mindspeed_llm.errors import TemplateError
+from mindspeed_llm.logging import get_logger
 
-_PROBE = Conversation.of("Hello.", "Hi, how are you?", "Well.\n\nAnd you?", "Very well.")
-_SHOWN = 60
+_LOG = get_logger(__name__)
+_TALK = Conversation.of("Hello.", "Hi, how are you?", "Well.\n\nAnd you?", "Very well.", "1?", "2")
+_PROBES = (
+    dataclasses.replace(_TALK, messages=_TALK.messages[:2]),
+    _TALK,
+    dataclasses.replace(_TALK, messages=_TALK.messages[:2], system="Be brief."),
+    dataclasses.replace(_TALK, system="Be brief."),
+)
+_BEFORE, _BEHIND = 8, 16
 _MEND = ("Choose the model's own --prompt-type or --hf-chat-template; if the difference is wanted: "
          "--no-verify-template")  # fmt: skip
 
@@ -23,15 +33,18 @@ _MEND = ("Choose the model's own --prompt-type or --hf-chat-template; if the dif
 def verify_template(
     renderer: Renderer, conversations: Sequence[Conversation] = (), *, mend: str = _MEND
 ) -> int | None:
-    """Compare the renderer's output with `apply_chat_template`, text and token ids.
+    """Compare the renderer's output with `apply_chat_template`: text, token ids, prompts.
 
     With the tokenizer's own template the text is the same by construction; the ids need not be,
     where a tokenizer changes a text that it gets in pieces (one that puts a blank before each).
-    A dialogue of two turns is always among what is compared.
+    Dialogues of one and of three turns, without and with a system text, are always among what is
+    compared.
 
-    Rows that the tokenizer's template refuses (Gemma 1 and 2 refuse a system text) are passed over.
-    Ids are compared where no content holds special-token text (ours keeps it text on purpose) and
-    no answer begins with white space (ours cuts there, because generation begins there).
+    Passed over are rows that the tokenizer's template refuses (Gemma 1 and 2 refuse a system text),
+    or whose first question it writes otherwise once more turns follow (Mistral v3 moves the system
+    text), and thinking that it removes even from an answer it ends with. Ids are compared where no
+    content holds special-token text (ours keeps it text on purpose) and no answer begins with white
+    space (ours cuts there, because generation begins there).
 
     `mend` ends the message: what to do about a difference.
 
@@ -45,48 +58,107 @@ def verify_template(
     if hf is None or not hf.chat_template:
         return None
     compared = 0
-    for conversation in (_PROBE, *conversations):
-        system = [] if conversation.system is None else [("system", conversation.system)]
-        turns = system + [(m.role, m.content) for m in conversation.messages]
+    moved = False
+    for conversation in (*_PROBES, *conversations):
+        if not _comparable(renderer, conversation):
+            continue
         try:
-            theirs = hf.apply_chat_template([{"role": r, "content": c} for r, c in turns],
-                                            tokenize=False)  # fmt: skip
+            theirs = _theirs(hf, conversation, len(conversation.messages))
+            first = _theirs(hf, conversation, 1)
+            last = _theirs(hf, conversation, len(conversation.messages) - 1)
         except jinja2.TemplateError:
             continue
+        if not theirs.startswith(first) and len(conversation.messages) > 2:
+            moved = True
+            continue
         compared += 1
-        difference = _difference(renderer, conversation, theirs)
+        difference = _difference(renderer, conversation, theirs, last)
         if difference is not None:
             raise TemplateError(f"{difference}\n{mend}")
+    if moved:
+        _LOG.warning("the tokenizer's own chat template writes the first question otherwise once "
+                     "more turns follow (it moves the system text); template %s does not, so that "
+                     "every prompt is a prefix of what was trained", renderer.template.name)  # fmt: skip
     return compared
 
 
-def _difference(renderer: Renderer, conversation: Conversation, theirs: str) -> str | None:
+def _comparable(renderer: Renderer, conversation: Conversation) -> bool:
+    template = renderer.template
+    if not isinstance(template, Template) or template.think is None:
+        return True
+    if template.keeps_thinking and len(conversation.messages) > 2:
+        return False
+    said = [m.content for m in conversation.messages if m.role == "assistant"]
+    return bool(template.think_block) or not any(template.think[1] in text for text in said)
+
+
+def _theirs(hf: Any, conversation: Conversation, messages: int) -> str:
+    """The tokenizer's own rendering of the first turns; after a question it asks for an answer."""
+    turns = conversation.messages[:messages]
+    if conversation.system is not None:
+        turns = (Message("system", conversation.system), *turns)  # type: ignore[arg-type]
+    return hf.apply_chat_template([{"role": m.role, "content": m.content} for m in turns],
+                                  tokenize=False,
+                                  add_generation_prompt=turns[-1].role == "user")  # fmt: skip
+
+
+def _difference(renderer: Renderer, conversation: Conversation, theirs: str,
+                prompt: str) -> str | None:  # fmt: skip
     tokenizer, template = renderer.tokenizer, renderer.template
     parts = template.plan(conversation)
-    bos = tokenizer.bos_token or ""
-    ours = "".join(bos if p.kind == "marker" and p.text == BOS else p.text for p in parts)
-    # The first Llama 3 releases open an answer even where none was asked for.
+    own = {BOS: tokenizer.bos_token or "", EOS: tokenizer.eos_token or ""}
+    ours = "".join(own.get(p.text, p.text) if p.kind == "marker" else p.text for p in parts)
+    # The first Llama 3 releases open an answer even where none was asked for; GLM 4 ends an answer
+    # with the next question's marker and so leaves out the last.
     header = template.header if isinstance(template, Template) else ""
-    if theirs != ours and theirs != ours + header:
-        return _shown(template.name, ours, theirs, "text")
-    contents = [m.content for m in conversation.messages] + [conversation.system or ""]
-    specials = [tokenizer.token(i) for i in tokenizer.special_ids]
-    if any(special in content for special in specials for content in contents):
+    end = own.get(template.end, template.end)
+    if ours not in (theirs, theirs + end) and ours + header != theirs:
+        return _shown(renderer, conversation, ours, theirs, "text")
+    if not ours.startswith(prompt):
+        return _shown(renderer, conversation, ours, prompt, "prompt of the last answer")
+    if theirs == ours + header:
+        theirs = ours
+    if _cut_on_purpose(renderer, conversation, parts):
         return None
-    if any(p.kind == "answer" and p.text[:1].isspace() for p in parts):
-        return None
-    our_ids = renderer.render(conversation).ids
-    their_ids = list(tokenizer.hf.backend_tokenizer.encode(ours, add_special_tokens=False).ids)
-    if our_ids != their_ids:
-        tokens = [[tokenizer.token(i) for i in ids] for ids in (our_ids, their_ids)]
-        return _shown(template.name, *tokens, "token")
+    ids = list(renderer.render(conversation).ids)
+    whole = _encode(renderer, ours)
+    if ids != whole:
+        return _shown(renderer, conversation, ours, ours, "token ids", ids)
     return None
 
 
-def _shown(name: str, ours: Sequence[str], theirs: Sequence[str], unit: str) -> str:
-    pairs = zip(ours, theirs, strict=False)
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
-    start = max(0, at - _SHOWN // 3)
-    return (f"template {name} differs from the tokenizer's own chat template at {unit} {at}:\n"
-            f"  {name:<10} ...{ours[start : at + _SHOWN]!r}\n"
-            f"  tokenizer  ...{theirs[start : at + _SHOWN]!r}")  # fmt: skip
+def _cut_on_purpose(renderer: Renderer, conversation: Conversation, parts: Sequence[Part]) -> bool:
+    tokenizer, template = renderer.tokenizer, renderer.template
+    contents = [m.content for m in conversation.messages] + [conversation.system or ""]
+    specials = [tokenizer.token(i) for i in tokenizer.special_ids]
+    if any(special in content for special in specials for content in contents):
+        return True
+    lead = template.answer.partition(CONTENT)[0] if isinstance(template, Template) else ""
+    return any(p.kind == "answer" and p.text.removeprefix(lead)[:1].isspace() for p in parts)
+
+
+def _encode(renderer: Renderer, text: str) -> list[int]:
+    backend = renderer.tokenizer.hf.backend_tokenizer
+    return list(backend.encode(text, add_special_tokens=False).ids)
+
+
+def _shown(renderer: Renderer, conversation: Conversation, ours: str, theirs: str, what: str,
+           our_ids: list[int] | None = None) -> str:  # fmt: skip
+    name = renderer.template.name
+    ids = _encode(renderer, ours) if our_ids is None else our_ids
+    their_ids = _encode(renderer, theirs)
+    pairs = zip(ids, their_ids, strict=False)
+    shorter = min(len(ids), len(their_ids))
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+    question = conversation.messages[0].content[:40]
+    return (f"template {name} differs from the tokenizer's own chat template ({what}), first at "
+            f"token {at} of the conversation that begins with {question!r}:\n"
+            f"  {name:<10} {_around(renderer, ids, at)}\n"
+            f"  tokenizer  {_around(renderer, their_ids, at)}")  # fmt: skip
+
+
+def _around(renderer: Renderer, ids: Sequence[int], at: int) -> str:
+    tokenizer = renderer.tokenizer
+    here = f"{tokenizer.token(ids[at])!r} (id {ids[at]})" if at < len(ids) else "the end"
+    before = tokenizer.decode(ids[max(0, at - _BEFORE) : at])
+    return f"{here} in ...{before!r} + {tokenizer.decode(ids[at : at + _BEHIND])!r}..."
