@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+from mindspeed_llm.config.data import HF_PROMPT
 from mindspeed_llm.config.flags import flag_of, setting
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.errors import ConfigError
@@ -110,8 +111,8 @@ class TrainDataConfig:
     """The prepared data sets, their tokenizer, and how rows become batches"""
 
     data_path: tuple[str, ...] = setting(
-        help="prefix of the six files that preprocess_data.py wrote; several, or weights and "
-        "prefixes in turn (0.3 A 0.7 B), are trained as one",
+        help="prefix of the six files that preprocess_data.py wrote, or a file or directory of "
+        "conversations; several, or weights and prefixes in turn (0.3 A 0.7 B), are trained as one",
         metavar="[WEIGHT] PREFIX",
     )
     split: str = setting(
@@ -125,6 +126,20 @@ class TrainDataConfig:
     )
     prompt_type: str | None = setting(
         None, help="chat template; must be the one the data were prepared with"
+    )
+    hf_chat_template: bool = setting(
+        False, help="the template is the tokenizer's own; for --data-path as for --prompt-type"
+    )
+    handler_name: str | None = setting(
+        None, help="where --data-path is a file of conversations: see preprocess_data.py"
+    )
+    map_keys: dict | None = setting(
+        None, help="where --data-path is a file of conversations: see preprocess_data.py"
+    )
+    data_cache_path: Path | None = setting(
+        None,
+        help="directory where data sets made from files of conversations are kept; default: "
+        ".mindspeed_llm_cache beside the file",
     )
     variable_seq_lengths: bool = setting(
         False, help="pad a micro-batch to its longest row instead of --seq-length"
@@ -152,6 +167,11 @@ class TrainDataConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "pad_to_multiple_of")
         self._check_order()
+        if self.hf_chat_template and self.prompt_type not in (None, HF_PROMPT):
+            raise ConfigError(
+                f"--prompt-type {self.prompt_type} and --hf-chat-template are two templates; give "
+                "one of them"
+            )
         twice = [prefix for prefix in self.prefixes if self.prefixes.count(prefix) > 1]
         if twice:
             raise ConfigError(f"--data-path names {twice[0]} twice; give it one weight")
@@ -199,7 +219,7 @@ class TrainDataConfig:
     @property
     def template(self) -> str | None:
         """Name of the template that the data must have, or None."""
-        return self.prompt_type
+        return HF_PROMPT if self.hf_chat_template else self.prompt_type
 
 
 def _number(word: str) -> Fraction | None:
@@ -413,7 +433,6 @@ REFUSED: dict[str, str] = {
     "--tokenizer-model": "give the Hugging Face directory: --tokenizer-name-or-path",
     "--no-pad-to-seq-lengths": "the flag is --variable-seq-lengths",
     "--num-workers": "rows are read from memory-mapped files in the training process; drop it",
-    "--data-cache-path": "nothing is cached; drop it",
     "--lr-decay-samples": "schedules count iterations; use --lr-decay-iters",
     "--train-samples": "give --train-iters or --epochs",
     "--context-parallel-size": "context parallelism is not supported yet; drop it",
