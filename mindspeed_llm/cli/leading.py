@@ -4,7 +4,6 @@ command's work, the others follow it; it knows nothing of that work."""
 from __future__ import annotations
 
 import signal
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -34,10 +33,6 @@ def lead(
     # device before anything imports it.
     from mindspeed_llm.device.detect import detect
     from mindspeed_llm.patches import engine as patches
-
-    # megatron-core warns once an import of what nobody needs here (TE, apex), and torch of names
-    # that megatron-core uses; a conversation should not begin with a page of that.
-    warnings.filterwarnings("ignore", module=r"(megatron|torch\.distributed)\.")
 
     device = detect(runtime.device)
     runtime.check_backend(device.kind, device.backend)

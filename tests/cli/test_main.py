@@ -1,5 +1,6 @@
 """Holds the command table, and that a user's mistake is one message and an exit code."""
 
+import logging
 import subprocess
 import sys
 import warnings
@@ -62,6 +63,7 @@ def test_a_programming_error_keeps_its_traceback():
 def test_only_the_known_warnings_are_silent():
     def warning(argv):
         warnings.warn("Transformer Engine and Apex are not installed. Falling back", stacklevel=1)
+        warnings.warn("Failed to create unified memory mempool.", stacklevel=1)
         warnings.warn("gradients are not finite", stacklevel=1)
         return 0
 
@@ -69,6 +71,17 @@ def test_only_the_known_warnings_are_silent():
         warnings.simplefilter("always")
         cli.run(warning, [])
     assert [str(warning.message) for warning in heard] == ["gradients are not finite"]
+
+
+def test_only_the_known_log_line_is_silent(caplog):
+    def logging_command(argv):
+        logger = logging.getLogger("megatron.core.utils")
+        logger.warning("%s has reached end of life. Please migrate.", "some_function")
+        logger.warning("something is amiss")
+        return 0
+
+    cli.run(logging_command, [])
+    assert [record.getMessage() for record in caplog.records] == ["something is amiss"]
 
 
 def test_interrupt_leaves_like_a_shell(capsys):

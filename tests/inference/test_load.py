@@ -55,7 +55,7 @@ def test_a_template_that_is_not_the_tokenizers_own_is_told(
     assert heard == []
     assert _parts(load, prompt_type="gemma").renderer.template.name == "gemma"  # it goes on
     (said,) = heard
-    assert "template gemma differs from the tokenizer's own chat template at text 1" in said
+    assert "template gemma differs from the tokenizer's own chat template" in said
     assert "Right only if the model was tuned with it" in said and "--no-verify" not in said
     monkeypatch.setenv("RANK", "1")
     _parts(load, prompt_type="gemma")
