@@ -51,6 +51,10 @@ class ChatTemplate(Protocol):
         """The end-of-turn marker that stops an answer; empty: there is none."""
 
     @property
+    def answer(self) -> str:
+        """Form of an answer's text, `{content}` and what is generated around it."""
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """Special tokens the template writes; each must be one token of the tokenizer."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from mindspeed_llm.data.chat_template import Part, split_markers
+from mindspeed_llm.data.chat_template import CONTENT, Part, split_markers
 from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.data.tokenizer import Tokenizer
 from mindspeed_llm.errors import TemplateError
@@ -35,6 +35,7 @@ class HfChatTemplate:
     """
 
     name = "hf"
+    answer = CONTENT
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._hf = tokenizer.hf
@@ -68,6 +69,10 @@ class HfChatTemplate:
                                 "turns say, so training and generation would differ; use a "
                                 "--prompt-type")  # fmt: skip
         return self._parts(form, contents, conversation)
+
+    def expand(self, conversation: Conversation) -> list[Conversation]:
+        """See `ChatTemplate.expand`; a template that rewrites earlier answers is refused."""
+        return [conversation]
 
     def _parts(self, form: Sequence[str], contents: Sequence[str],
                conversation: Conversation) -> list[Part]:  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from mindspeed_llm.data.chat_template import BOS, EOS, ChatTemplate, Part
+from mindspeed_llm.data.chat_template import BOS, CONTENT, EOS, ChatTemplate, Part
 from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.data.tokenizer import Context, Tokenizer
 from mindspeed_llm.errors import TemplateError
@@ -107,6 +107,12 @@ class Renderer:
             if token in stops:
                 return list(generated[:index])
         return list(generated)
+
+    def said(self, generated: Sequence[int]) -> str:
+        """Text of a generated answer without what the template writes around it (a blank)."""
+        text = self.tokenizer.decode(generated, skip_special_tokens=True)
+        before, _, behind = self.template.answer.partition(CONTENT)
+        return text.removeprefix(before).removesuffix(behind)
 
     def _spans(self, parts: Sequence[Part], answers: Sequence[Sequence[int]]) -> list[_Span]:
         row = _Row(self.tokenizer.strips)

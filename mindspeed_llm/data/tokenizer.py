@@ -28,7 +28,7 @@ class Tokenizer:
     Attributes:
         hf: the transformers tokenizer, for its chat template and for saving; None in a copy that
             was sent to another process.
-        bos_token: text of the BOS token, or None.
+        bos_token, eos_token: their texts, or None.
         bos_id, eos_id: ids, or None where the tokenizer has none.
         pad_id: padding id; eos, then 0, where the tokenizer has none (padding is told from text by
             lengths, never by this id).
@@ -45,7 +45,7 @@ class Tokenizer:
         # The backend is the caller's; `encode_special_tokens` below must not leak into it.
         self._set(backend.to_str())
         self.hf = hf
-        self.bos_token = bos_token
+        self.bos_token, self.eos_token = bos_token, eos_token
         self.bos_id = None if bos_token is None else backend.token_to_id(bos_token)
         self.eos_id = None if eos_token is None else backend.token_to_id(eos_token)
         pad = None if pad_token is None else backend.token_to_id(pad_token)

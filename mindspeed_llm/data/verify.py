@@ -37,14 +37,14 @@ def verify_template(
 
     With the tokenizer's own template the text is the same by construction; the ids need not be,
     where a tokenizer changes a text that it gets in pieces (one that puts a blank before each).
-    Dialogues of one and of three turns, without and with a system text, are always among what is
-    compared.
+    Dialogues of one and of three turns, without and with a system text, are always compared too
+    (with the tokenizer's own template: one of one turn).
 
     Passed over are rows that the tokenizer's template refuses (Gemma 1 and 2 refuse a system text),
-    or whose first question it writes otherwise once more turns follow (Mistral v3 moves the system
-    text), and thinking that it removes even from an answer it ends with. Ids are compared where no
-    content holds special-token text (ours keeps it text on purpose) and no answer begins with white
-    space (ours cuts there, because generation begins there).
+    whose system text it moves or loses once more turns follow (Mistral v3), and thinking that it
+    removes even from an answer it ends with. Ids are compared where no content holds special-token
+    text (ours keeps it text on purpose) and no answer begins with white space (ours cuts there,
+    because generation begins there).
 
     `mend` ends the message: what to do about a difference.
 
@@ -59,7 +59,9 @@ def verify_template(
         return None
     compared = 0
     moved = False
-    for conversation in (*_PROBES, *conversations):
+    # The tokenizer's own template is held to what the rows need: it may refuse other dialogues.
+    probes = _PROBES if isinstance(renderer.template, Template) else _PROBES[:1]
+    for conversation in (*probes, *conversations):
         if not _comparable(renderer, conversation):
             continue
         try:
@@ -68,7 +70,7 @@ def verify_template(
             last = _theirs(hf, conversation, len(conversation.messages) - 1)
         except jinja2.TemplateError:
             continue
-        if not theirs.startswith(first) and len(conversation.messages) > 2:
+        if conversation.system is not None and not theirs.startswith(first):
             moved = True
             continue
         compared += 1
@@ -76,9 +78,11 @@ def verify_template(
         if difference is not None:
             raise TemplateError(f"{difference}\n{mend}")
     if moved:
-        _LOG.warning("the tokenizer's own chat template writes the first question otherwise once "
-                     "more turns follow (it moves the system text); template %s does not, so that "
-                     "every prompt is a prefix of what was trained", renderer.template.name)  # fmt: skip
+        _LOG.warning(
+            "the tokenizer's own chat template moves the system text once more turns follow; "
+            "template %s keeps it where it is, so that every prompt is a prefix of what was "
+            "trained", renderer.template.name,
+        )  # fmt: skip
     return compared
 
 
@@ -116,8 +120,6 @@ def _difference(renderer: Renderer, conversation: Conversation, theirs: str,
         return _shown(renderer, conversation, ours, theirs, "text")
     if not ours.startswith(prompt):
         return _shown(renderer, conversation, ours, prompt, "prompt of the last answer")
-    if theirs == ours + header:
-        theirs = ours
     if _cut_on_purpose(renderer, conversation, parts):
         return None
     ids = list(renderer.render(conversation).ids)

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.data.chat_template import BOS, split_markers
+from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.data.templates import TEMPLATES, find_template
 from mindspeed_llm.errors import TemplateError
 
