@@ -9,13 +9,11 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 def pieces(directory):
     import copy
-    import dataclasses
     from pathlib import Path
 
     import torch
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.inference.contexts import StaticInferenceContext
-    from megatron.core.packed_seq_params import PackedSeqParams
 
     from mindspeed_llm.config.parallel import ParallelConfig
     from mindspeed_llm.models import layers
@@ -67,6 +65,36 @@ def pieces(directory):
         out["cache sizes"], out["grown cache differs by"] = sizes, max(last)
     core = gpt.decoder.layers[0].self_attention.core_attention
     q = torch.randn(4, 1, 4, 24)
+    out["windows"] = [layer.self_attention.core_attention.window for layer in gpt.decoder.layers]
+
+    noisy = build_model(model, ParallelConfig(), dtype=torch.float32, attention_dropout=0.5)
+    core = noisy.decoder.layers[0].self_attention.core_attention
+    args = (q, q[:, :, :2], q[:, :, :2], None)
+    out["dropout in training"] = not torch.equal(core.train()(*args), core(*args))
+    out["no dropout in evaluation"] = torch.equal(core.eval()(*args), core(*args))
+    out["copied"] = copy.deepcopy(gpt.config).decoder == model
+    out["after cast"] = str(gpt.bfloat16().rotary_pos_emb(20).dtype)
+    return out
+
+
+def packed_pieces(directory):
+    """Runs in a rank: attention over sequences of 1 and 3 tokens, and what it refuses."""
+    import dataclasses
+    from pathlib import Path
+
+    import torch
+    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    from mindspeed_llm.config.parallel import ParallelConfig
+    from mindspeed_llm.models.build import build_model
+    from mindspeed_llm.models.registry import read_model
+
+    parallel_state.initialize_model_parallel()
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    gpt = build_model(read_model(Path(directory)), ParallelConfig(), dtype=torch.float32)
+    core, out = gpt.decoder.layers[0].self_attention.core_attention, {}
+    q, hidden = torch.randn(4, 1, 4, 24), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     t, bounds = q[:, 0], torch.tensor([0, 1, 4], dtype=torch.int32)
     thd = PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds)
     whole = core(t, t[:, :2], t[:, :2], None, packed_seq_params=thd)
@@ -87,15 +115,6 @@ def pieces(directory):
             core(t, t[:, :2], t[:, :2], mask, packed_seq_params=dataclasses.replace(thd, **changes))
         except ValueError as err:
             out["packed"].append(str(err))
-    out["windows"] = [layer.self_attention.core_attention.window for layer in gpt.decoder.layers]
-
-    noisy = build_model(model, ParallelConfig(), dtype=torch.float32, attention_dropout=0.5)
-    core = noisy.decoder.layers[0].self_attention.core_attention
-    args = (q, q[:, :, :2], q[:, :, :2], None)
-    out["dropout in training"] = not torch.equal(core.train()(*args), core(*args))
-    out["no dropout in evaluation"] = torch.equal(core.eval()(*args), core(*args))
-    out["copied"] = copy.deepcopy(gpt.config).decoder == model
-    out["after cast"] = str(gpt.bfloat16().rotary_pos_emb(20).dtype)
     return out
 
 
@@ -153,11 +172,10 @@ def test_the_cache_grows_by_blocks_and_keeps_what_it_held(found):
     assert found["grown cache differs by"] < 1e-4
 
 
-def test_packed_sequences_are_each_alone(found):
+def test_packed_sequences_are_each_alone_or_refused(run_ranks, tiny_hf_model, tmp_path):
+    directory = tiny_hf_model("gemma3", tmp_path / "model")
+    (found,) = run_ranks(1, packed_pieces, str(directory))
     assert found["packed is alone"] and found["padded boundaries"]
-
-
-def test_packed_sequences_that_are_not_understood_are_refused(found):
     assert found["packed"] == [
         "packed sequences have the format 'sbhd'; expected 'thd'",
         "packed sequences take no attention mask besides",
