@@ -20,6 +20,7 @@ from mindspeed_llm.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "preprocess": ("preprocess", "conversations -> the six files of a packed data set"),
+    "inspect-data": ("inspect_data", "what a prepared data set holds and what is trained"),
     "convert": ("convert", "Hugging Face <-> Megatron-Core weights"),
     "train": ("train", "supervised fine-tuning"),
     "chat": ("inference", "talk to a model in the terminal"),

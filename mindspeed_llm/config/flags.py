@@ -27,6 +27,7 @@ def setting(
     aliases: Sequence[str] = (),
     negative: str | None = None,
     metavar: str | None = None,
+    positional: bool = False,
 ) -> Any:
     """Dataclass field that is also a command-line flag.
 
@@ -38,9 +39,10 @@ def setting(
         negative: for a bool that is True by default, the flag that switches it off
             (default `--no-<name>`).
         metavar: placeholder in `--help`.
+        positional: given as `VALUE`, without its flag.
     """
     metadata = {"help": help, "choices": choices, "aliases": tuple(aliases),
-                "negative": negative, "metavar": metavar}  # fmt: skip
+                "negative": negative, "metavar": metavar, "positional": positional}  # fmt: skip
     if isinstance(default, (list, dict)):
         raise TypeError("a mutable default; use a tuple or None")
     return dataclasses.field(default=default, metadata=metadata)
@@ -125,6 +127,10 @@ def _add(group: Any, field: dataclasses.Field, hint: Any) -> list[str]:
     if base is bool and not many and field.default is False:
         group.add_argument(*flags, action="store_true", default=False, **options)
         return flags
+    if meta["positional"]:
+        name = field.name.upper()
+        group.add_argument(options.pop("dest"), type=_reader(base), metavar=name, **options)
+        return []
     if many:
         options["nargs"] = "+"
     group.add_argument(
