@@ -96,7 +96,9 @@ class Template:
             earlier answers; None: thinking is text like any other.
         think_block: form of the thinking of an answer that is generated, written even where there
             is none (Qwen3); empty: the answer stands as it is.
-        keeps_thinking: earlier answers stand as they were generated.
+        thinking: of earlier answers: "expand" and "strip-history" remove it as the model's own
+            template does, and then "expand" gives such an answer a row of its own; "keep": they
+            stand as they were generated.
         apart: each form is tokenized as a text of its own (MindSpeed-LLM).
         eos_label: the first token behind an answer has the label eos, and eos ends the row
             (MindSpeed-LLM's efficient_eos).
@@ -122,7 +124,7 @@ class Template:
     trim_merged: bool = False
     think: tuple[str, str] | None = None
     think_block: str = ""
-    keeps_thinking: bool = False
+    thinking: Literal["expand", "strip-history", "keep"] = "expand"
     apart: bool = False
     eos_label: bool = False
     train_after: bool = False
@@ -155,6 +157,8 @@ class Template:
 
     def expand(self, conversation: Conversation) -> list[Conversation]:
         """See `ChatTemplate.expand`: an answer that is shown otherwise later has its own row."""
+        if self.think is None or self.thinking != "expand":
+            return [conversation]
         messages = conversation.messages
         samples = []
         for index, message in enumerate(messages[:-1]):
@@ -216,7 +220,7 @@ class Template:
             thought = thought.rpartition(opening)[2].strip("\n") if closing in text else ""
             shown = said.lstrip("\n") if closing in text else text
             generated = self.think_block.replace(CONTENT, thought, 1) + said.lstrip("\n")
-        if not earlier or self.keeps_thinking:
+        if not earlier or self.thinking == "keep":
             return generated, True
         return shown, shown == generated
 

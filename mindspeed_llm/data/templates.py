@@ -6,6 +6,7 @@ It knows no tokenizer and no rule of rendering.
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from mindspeed_llm.data.chat_template import EOS, Template
 from mindspeed_llm.data.mindspeed_templates import MINDSPEED_TEMPLATES
@@ -201,13 +202,17 @@ _TABLE = (
 TEMPLATES: dict[str, Template] = {template.name: template for template in _TABLE}
 
 
-def find_template(name: str, compat: str | None = None, thinking: str | None = None) -> Template:
+def find_template(
+    name: str,
+    compat: str | None = None,
+    thinking: Literal["expand", "strip-history", "keep"] | None = None,
+) -> Template:
     """The template called `name` (`--prompt-type`).
 
     Args:
         name: of the table.
         compat: `--template-compat`; "mindspeed": as MindSpeed-LLM 2.1 renders it.
-        thinking: `--thinking`; "keep" makes earlier answers keep theirs.
+        thinking: `--thinking`, see `Template`; None: "expand".
 
     Raises:
         TemplateError: there is none (lists what there is), or it knows no thinking.
@@ -224,4 +229,4 @@ def find_template(name: str, compat: str | None = None, thinking: str | None = N
         able = ", ".join(t.name for t in table.values() if t.think is not None)
         raise TemplateError(f"--thinking {thinking}: template {name} knows no thinking; those that "
                             f"do: {able}")  # fmt: skip
-    return dataclasses.replace(template, keeps_thinking=thinking == "keep")
+    return dataclasses.replace(template, thinking=thinking)

@@ -90,7 +90,7 @@ def _comparable(renderer: Renderer, conversation: Conversation) -> bool:
     template = renderer.template
     if not isinstance(template, Template) or template.think is None:
         return True
-    if template.keeps_thinking and len(conversation.messages) > 2:
+    if template.thinking == "keep" and len(conversation.messages) > 2:
         return False
     said = [m.content for m in conversation.messages if m.role == "assistant"]
     return bool(template.think_block) or not any(template.think[1] in text for text in said)
