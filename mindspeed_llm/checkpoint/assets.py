@@ -1,7 +1,7 @@
 """Owns which files of a Hugging Face directory travel with the weights, and copies them.
 
 Only files of known names and plain kinds: no code, no weights. It does not read what they say,
-except the dtype in config.json that `set_dtype` mends.
+except the dtype in config.json that `set_dtype` mends, and the ids that end an answer.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,16 +23,20 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-ASSETS = (CONFIG, "generation_config.json", *TOKENIZER_FILES, "LICENSE", "NOTICE")
+GENERATION = "generation_config.json"
+ASSETS = (CONFIG, GENERATION, *TOKENIZER_FILES, "LICENSE", "NOTICE")
 
 _LIMIT = 256 * 2**20  # bytes of one asset; the largest tokenizers have about 35 MB
 
 
-def copy_assets(source: Path, target: Path, tokenizer: Path | None = None) -> list[FileRecord]:
+def copy_assets(
+    source: Path, target: Path, tokenizer: Path | None = None, stop_ids: Sequence[int] = ()
+) -> list[FileRecord]:
     """Copy the known files of `source` into the new directory `target`, flushed to the disk.
 
     Args:
         tokenizer: directory to take the tokenizer files from, instead of `source`.
+        stop_ids: ids that end an answer; generation_config.json names them all afterwards.
 
     Raises:
         CheckpointError: no config.json, or a file too large to be what its name says.
@@ -49,7 +54,32 @@ def copy_assets(source: Path, target: Path, tokenizer: Path | None = None) -> li
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes; too large for this file")
         shutil.copyfile(path, target / name)
         records.append(flush(target / name))
+    if _add_stop_ids(target, stop_ids):
+        records = [record for record in records if record.name != GENERATION]
+        records.append(flush(target / GENERATION))
     return records
+
+
+def _add_stop_ids(directory: Path, stop_ids: Sequence[int]) -> bool:
+    """Make generation_config.json name `stop_ids` beside its own; whether it had to change.
+
+    Without the file transformers and vLLM stop at config.json's ids only, so these are kept too.
+    """
+    if not stop_ids:
+        return False
+    path = directory / GENERATION
+    said = json.loads((path if path.is_file() else directory / CONFIG).read_text(encoding="utf-8"))
+    values = said if path.is_file() else {
+        key: said[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in said
+    }  # fmt: skip
+    own = values.get("eos_token_id")
+    known = own if isinstance(own, list) else [] if own is None else [own]
+    ids = list(dict.fromkeys([*known, *stop_ids]))
+    if ids == known:
+        return False
+    values["eos_token_id"] = ids
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return True
 
 
 def flush(path: Path) -> FileRecord:

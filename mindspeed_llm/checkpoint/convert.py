@@ -22,6 +22,7 @@ from mindspeed_llm.checkpoint.directory import (
     Staging,
     find_checkpoint,
     is_checkpoint_root,
+    model_directory,
     sync_directory,
     verify,
 )
@@ -180,6 +181,7 @@ def mcore_to_hf(
     shard_bytes: int = SHARD_BYTES,
     tokenizer: Path | None = None,
     overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> Converted:
     """A checkpoint (of any layout) -> a directory that transformers opens as it is.
 
@@ -191,6 +193,7 @@ def mcore_to_hf(
         shard_bytes: largest file, where tensors allow it.
         tokenizer: directory to take the tokenizer files from, instead of the checkpoint's.
         overwrite: replace a directory that is there.
+        check: given the finished directory before it gets its name; what it raises undoes it.
 
     Raises:
         CheckpointError: damaged or incomplete checkpoint, tensors that are missing, left over or of
@@ -218,6 +221,8 @@ def mcore_to_hf(
         assert any(record.name == CONFIG for record in records)
         HFWeights(staging).close()  # reads it back: index, names, shapes and sizes of all files
         sync_tree(staging)
+        if check is not None:
+            check(staging)
         _put_in_place(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -242,6 +247,11 @@ def _check_stored(
     if problems:
         raise CheckpointError(f"{checkpoint.path}: the weights do not fit hf/config.json "
                               f"({model.family}): {'; '.join(problems[:12])}")  # fmt: skip
+
+
+def check_hf_target(load_dir: Path, save_dir: Path, overwrite: bool = False) -> None:
+    """Raise CheckpointError unless `mcore_to_hf` may write a checkpoint of `load_dir`'s model."""
+    _hf_target(load_dir, save_dir, read_model(model_directory(load_dir)), overwrite)
 
 
 def _hf_target(load_dir: Path, save_dir: Path, model: ModelConfig, overwrite: bool) -> Path:

@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -243,13 +243,14 @@ class Staging:
         common: Mapping[str, Any],
         hf_assets: Path,
         tokenizer: Path | None = None,
+        stop_ids: Sequence[int] = (),
     ) -> list[FileRecord]:
         """Write index.json, common.json and hf/ (see `copy_assets`); their records."""
         records = [
             write_json(self.path / INDEX, index_to_json(index)),
             write_json(self.path / COMMON, common),
         ]
-        for record in copy_assets(hf_assets, self.path / HF, tokenizer):
+        for record in copy_assets(hf_assets, self.path / HF, tokenizer, stop_ids):
             records.append(FileRecord(f"{HF}/{record.name}", record.size, record.sha256))
         return records
 

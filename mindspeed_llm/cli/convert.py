@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from mindspeed_llm.checkpoint.convert import Converted, hf_to_mcore, mcore_to_hf
+from mindspeed_llm.checkpoint.convert import Converted, check_hf_target, hf_to_mcore, mcore_to_hf
 from mindspeed_llm.checkpoint.directory import find_checkpoint
+from mindspeed_llm.cli.verify import checker
 from mindspeed_llm.config import convert as config
 from mindspeed_llm.config.flags import parse
 from mindspeed_llm.config.model import ModelConfig
@@ -80,6 +81,8 @@ def _target_flags() -> Iterator[None]:
 def _to_hf(settings: config.ConvertConfig) -> Converted:
     checkpoint = find_checkpoint(settings.load_dir)
     _check(settings, checkpoint.hf_dir)
+    check_hf_target(settings.load_dir, settings.save_dir, settings.overwrite)
+    check = checker(settings.load_dir, checkpoint.hf_dir) if settings.verify else None
     return mcore_to_hf(
         settings.load_dir,
         settings.save_dir,
@@ -87,6 +90,7 @@ def _to_hf(settings: config.ConvertConfig) -> Converted:
         shard_bytes=int(settings.max_shard_gb * 10**9),
         tokenizer=settings.tokenizer_directory,
         overwrite=settings.overwrite,
+        check=check,
     )
 
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "preprocess": ("preprocess", "conversations -> the six files of a packed data set"),
     "inspect-data": ("inspect_data", "what a prepared data set holds and what is trained"),
     "convert": ("convert", "Hugging Face <-> Megatron-Core weights"),
+    "verify": ("verify", "an exported model against its checkpoint: logits of both"),
     "train": ("train", "supervised fine-tuning"),
     "chat": ("inference", "talk to a model in the terminal"),
     "generate": ("inference", "answer prompts in a batch"),

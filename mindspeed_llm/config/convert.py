@@ -69,6 +69,11 @@ class ConvertConfig:
     )
     max_shard_gb: float = setting(5.0, help="largest Hugging Face weight file, in 10^9 bytes")
     overwrite: bool = setting(False, help="replace a checkpoint or model that is in --save-dir")
+    verify: bool = setting(
+        True,
+        negative="--no-verify",
+        help="do not open the Hugging Face directory with transformers and compare its logits",
+    )
 
     def __post_init__(self) -> None:
         if self.load_model_type == self.save_model_type:
@@ -82,6 +87,9 @@ class ConvertConfig:
                 f"--target-tensor-parallel-size {sizes[0]} --target-pipeline-parallel-size "
                 f"{sizes[1]}: a Hugging Face directory has no layout; leave them out or give 1"
             )
+        if self.save_model_type == "mg" and not self.verify:
+            raise ConfigError("--no-verify: only what is written as Hugging Face weights is "
+                              "compared; leave it out")  # fmt: skip
         if not self.max_shard_gb > 0:
             raise ConfigError(f"--max-shard-gb is {self.max_shard_gb}; expected more than 0")
         place = self.tokenizer_model

@@ -86,3 +86,20 @@ def test_json_has_no_nan_and_sync_finds_its_files(tmp_path):
     sync_tree(tmp_path)
     with pytest.raises(FileNotFoundError):
         sync_tree(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("generation", "wanted"), [
+    ({"eos_token_id": 1, "top_k": 5}, {"eos_token_id": [1, 7, 9], "top_k": 5}),
+    ({"eos_token_id": [9, 1]}, {"eos_token_id": [9, 1, 7]}),
+    ({"eos_token_id": [7, 9]}, {"eos_token_id": [7, 9]}),
+    (None, {"eos_token_id": [3, 7, 9], "bos_token_id": 2}),  # config.json's stay
+])  # fmt: skip
+def test_ids_that_end_an_answer_are_in_generation_config(generation, wanted, source, tmp_path):
+    (source / "config.json").write_text(json.dumps({"eos_token_id": 3, "bos_token_id": 2}))
+    if generation is not None:
+        (source / "generation_config.json").write_text(json.dumps(generation))
+    records = copy_assets(source, tmp_path / "target", stop_ids=(7, 9))
+    path = tmp_path / "target" / "generation_config.json"
+    assert json.loads(path.read_text()) == wanted
+    (record,) = [r for r in records if r.name == path.name]
+    assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -33,7 +33,7 @@ def to_hf(source, target, *more):
                               str(source), "--save-dir", str(target), *more])  # fmt: skip
 
 
-def test_the_guides_command_in_a_process_of_its_own(tmp_path, gemma2):
+def test_the_guides_command_in_a_process_of_its_own(tmp_path, gemma2, capfd):
     command = [sys.executable, str(ROOT / "convert_ckpt.py"), "--use-mcore-models",
                "--model-type", "GPT", "--load-model-type", "hf", "--save-model-type", "mg",
                "--model-type-hf", "gemma2", "--target-tensor-parallel-size", "2",
@@ -49,6 +49,7 @@ def test_the_guides_command_in_a_process_of_its_own(tmp_path, gemma2):
         gemma2 / "tokenizer.json"
     ).read_bytes()
     assert to_hf(tmp_path / "model_weights" / "gemma2-mcore", tmp_path / "back") == 0
+    assert "the same model: " in capfd.readouterr().out  # transformers computes the same logits
     before, after = (load_file(d / "model.safetensors") for d in (gemma2, tmp_path / "back"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -80,7 +81,7 @@ def test_a_mistake_is_one_error_and_nothing_is_written(tmp_path, gemma2, capsys,
 ])  # fmt: skip
 def test_true_claims_are_accepted(tmp_path, gemma2, flags):
     assert to_mg(gemma2, tmp_path / "mcore", *flags) == 0
-    assert to_hf(tmp_path / "mcore", tmp_path / "back", *flags) == 0
+    assert to_hf(tmp_path / "mcore", tmp_path / "back", "--no-verify", *flags) == 0
 
 
 @pytest.mark.parametrize("name", ["llama", "llama2", "llama3", "smollm2"])
@@ -117,7 +118,7 @@ def test_dtype_and_shard_size(tmp_path, gemma2):
 
 def test_result_below_the_original_model(tmp_path, gemma2, capsys):
     assert to_mg(gemma2, tmp_path / "mcore") == 0
-    assert to_hf(tmp_path / "mcore", gemma2) == 0
+    assert to_hf(tmp_path / "mcore", gemma2, "--no-verify") == 0
     assert str(gemma2 / "mg2hg") in capsys.readouterr().out
 
 

@@ -61,3 +61,10 @@ def test_wrong_settings_name_their_flag(flags, words):
 def test_refused_flags_say_why(flag):
     with pytest.raises(ConfigError, match=f"{flag} cannot be honoured here: .{{10,}}"):
         read(f"{HF2MG} {flag}")
+
+
+def test_only_an_export_is_compared(tmp_path):
+    both = {"load_dir": tmp_path, "save_dir": tmp_path}
+    ConvertConfig(load_model_type="mg", save_model_type="hf", verify=False, **both)
+    with pytest.raises(ConfigError, match="--no-verify"):
+        ConvertConfig(load_model_type="hf", save_model_type="mg", verify=False, **both)
