@@ -8,7 +8,8 @@ import torch
 
 from mindspeed_llm.data.dataset import SFTDataset, split_shares
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest
-from mindspeed_llm.data.writer import Shard, exclusive_scratch, write_six
+from mindspeed_llm.data.packing import Packing
+from mindspeed_llm.data.writer import Shard, exclusive_scratch, write_packed, write_six
 from mindspeed_llm.errors import ConfigError, DataError
 
 
@@ -31,9 +32,46 @@ def test_rows_are_int64_and_unshifted(prefix):
     dataset = SFTDataset(prefix, tokenizer_sha256="tok")
     assert len(dataset) == 20
     row = dataset[2]
+    assert dataset.packing is None and set(row) == {"input_ids", "labels"}
     assert torch.equal(row["input_ids"], torch.tensor([3, 3, 3]))
     assert torch.equal(row["labels"], torch.tensor([-100, 3, 3]))
     assert row["input_ids"].dtype == row["labels"].dtype == torch.int64
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Conversations of 5 and 4 tokens in rows of 10; every token is 1, the end-of-sequence."""
+    files = DatasetFiles(tmp_path / "packed")
+    packing = Packing(capacity=10, multiple=1, rows=1, segments=2, efficiency=0.9)
+    with exclusive_scratch(files) as scratch:
+        with Shard(scratch / "0") as shard:
+            for length in (5, 4):
+                shard.add([1] * length, [1] * length)
+        described, supervised = write_packed(files, [shard], [[0, 1]], packing, 1, scratch)
+    Manifest(rows=1, tokens=9, supervised_tokens=supervised, longest=5, tokenizer_sha256="tok",
+             vocab_size=99, eos_id=1, pad_id=1, template="gemma", template_sha256="g",
+             seq_length=10, packed=True, seed=1, settings={}, counts={}, inputs=[],
+             files=described, versions={}, packing=packing).write(files.manifest)  # fmt: skip
+    return files.prefix
+
+
+def test_packed_rows_say_where_their_conversations_are(packed):
+    dataset = SFTDataset(packed, tokenizer_sha256="tok")
+    row = dataset[0]
+    assert dataset.packing.capacity == 10
+    assert row["segment_ids"].tolist() == [1] * 5 + [2] * 4 + [0]
+    assert row["cu_seqlens"].tolist() == [0, 5, 9, 10]  # though every token ends a sequence
+    assert row["cu_seqlens"].dtype == torch.int32
+    assert row["labels"].tolist() == [-100, 1, 1, 1, 1, -100, 1, 1, 1, -100]
+
+
+def test_segments_that_do_not_fit_the_rows_are_refused(packed):
+    files = DatasetFiles(packed)
+    data = bytearray(files.index("attention_mask").read_bytes())
+    data[34:38] = np.array([9], "<i4").tobytes()
+    files.index("attention_mask").write_bytes(bytes(data))
+    with pytest.raises(DataError, match="attention_mask.* or their lengths differ"):
+        SFTDataset(packed, tokenizer_sha256="tok")
 
 
 def test_another_tokenizer_is_refused(prefix):

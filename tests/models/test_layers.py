@@ -78,7 +78,7 @@ def pieces(directory):
 
 
 def packed_pieces(directory):
-    """Runs in a rank: attention over sequences of 1 and 3 tokens, and what it refuses."""
+    """Runs in a rank: a packed row through the model and through attention, and refusals."""
     import dataclasses
     from pathlib import Path
 
@@ -92,8 +92,20 @@ def packed_pieces(directory):
 
     parallel_state.initialize_model_parallel()
     tensor_parallel.model_parallel_cuda_manual_seed(1)
-    gpt = build_model(read_model(Path(directory)), ParallelConfig(), dtype=torch.float32)
+    gpt = build_model(read_model(Path(directory)), ParallelConfig(), dtype=torch.float32,
+                      init_method_std=0.1)  # fmt: skip
     core, out = gpt.decoder.layers[0].self_attention.core_attention, {}
+    bounds = torch.tensor([0, 9, 21, 24], dtype=torch.int32)
+    row = PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds,
+                          max_seqlen_q=12, max_seqlen_kv=12)  # fmt: skip
+    ids, positions = torch.randint(0, 131, (3, 1, 24)), torch.arange(24)[None]
+    ids[1:, :, 9:21] = ids[0, :, 9:21]
+    with torch.no_grad():
+        first, *others = (gpt(i, positions, None, packed_seq_params=row)[0] for i in ids)
+        own = gpt(ids[0, :, 9:21], positions[:, :12], None)[0]
+    out["neighbours have no influence"] = [torch.equal(o[9:21], first[9:21]) for o in others]
+    out["neighbours differ"] = not torch.equal(others[0][:9], first[:9])
+    out["differs from alone by"] = (first[9:21] - own).abs().max().item()
     q, hidden = torch.randn(4, 1, 4, 24), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     t, bounds = q[:, 0], torch.tensor([0, 1, 4], dtype=torch.int32)
     thd = PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds)
@@ -176,6 +188,8 @@ def test_packed_sequences_are_each_alone_or_refused(run_ranks, tiny_hf_model, tm
     directory = tiny_hf_model("gemma3", tmp_path / "model")
     (found,) = run_ranks(1, packed_pieces, str(directory))
     assert found["packed is alone"] and found["padded boundaries"]
+    assert found["neighbours have no influence"] == [True, True] and found["neighbours differ"]
+    assert found["differs from alone by"] < 1e-5
     assert found["packed"] == [
         "packed sequences have the format 'sbhd'; expected 'thd'",
         "packed sequences take no attention mask besides",

@@ -57,6 +57,22 @@ def test_continuing_is_bit_equal(run_ranks, flags, tmp_path, world_size, layout)
         assert found[2] == expected[2]  # the generators too
 
 
+def test_continuing_packed_rows_is_bit_equal(
+    run_ranks, flags, tmp_path, tiny_sft_data, tiny_tokenizer_dir
+):
+    data = tiny_sft_data(tmp_path / "packs", tiny_tokenizer_dir, capacity=60, multiple=4)
+    saved, dropout = str(tmp_path / "out"), ["--hidden-dropout", "0.1"]
+    common = ["--data-path", str(data), "--seq-length", "60", "--global-batch-size", "6", *dropout,
+              "--attention-dropout", "0.1"]  # fmt: skip
+    variants = [
+        [*common, "--train-iters", "4"],  # 8 rows: the second step is in two epochs
+        [*common, "--train-iters", "2", "--save", saved],
+        [*common, "--train-iters", "4", "--load", saved],
+    ]
+    (((start, whole, noise), _, again),) = run_ranks(1, runs, flags, variants)
+    assert start == 0 and again == [2, whole[2:], noise]
+
+
 def test_what_cannot_be_continued_is_refused(run_ranks, flags, tmp_path):
     saved = str(tmp_path / "out")
     load = ["--load", saved]
