@@ -120,8 +120,8 @@ def find_inputs(inputs: Sequence[str]) -> list[InputFile]:
 
 
 def _inside(directory: Path) -> list[Path]:
-    everything = [p for p in sorted(directory.rglob("*")) if p.is_file()
-                  and not any(part.startswith(".") for part in p.relative_to(directory).parts)]  # fmt: skip
+    everything = [p for p in sorted(directory.rglob("*"))
+                  if p.is_file() and not _is_hidden(p.relative_to(directory))]  # fmt: skip
     others = [p for p in everything
               if _suffix(p) not in SUFFIXES or p.name.endswith(_WRITTEN_HERE)]  # fmt: skip
     if others:
@@ -131,6 +131,10 @@ def _inside(directory: Path) -> list[Path]:
     if not inside:
         raise DataError(f"--input {directory}: no {', '.join(SUFFIXES)} file in this directory")
     return inside
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _suffix(path: Path) -> str:

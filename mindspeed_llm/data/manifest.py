@@ -49,8 +49,13 @@ class DatasetFiles:
 
     @property
     def report(self) -> Path:
-        """What became of every input row; also written when the run is refused."""
+        """What became of every input row."""
         return self.prefix.parent / f"{self.prefix.name}_packed_report.json"
+
+    @property
+    def refused(self) -> Path:
+        """The same of the last run that was refused; an older data set stays as it is then."""
+        return self.prefix.parent / f"{self.prefix.name}_packed_refused.json"
 
     @property
     def scratch(self) -> Path:
@@ -150,5 +155,7 @@ class Manifest:
 def write_json(path: Path, data: Any) -> None:
     """Write `data` as JSON through a temporary file beside `path`."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    # A file name that is not UTF-8 holds half surrogates, which become JSON's own escapes.
+    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n",
+                         encoding="utf-8", errors="backslashreplace")  # fmt: skip
     os.replace(temporary, path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindspeed_llm.data.fields import json_list, kind_of, text, text_or_empty
-from mindspeed_llm.data.messages import Conversation, Message, RowError
+from mindspeed_llm.data.messages import Conversation, Message, Role, RowError
 from mindspeed_llm.errors import ConfigError
 
 _SHAREGPT = {
@@ -39,8 +39,8 @@ class MessageListSource:
     """A column with a list of messages; names of keys and roles come from `tags`.
 
     The system text is the first message's where it has the system role (an empty one stays empty),
-    else the system column's, else the template's default. An assistant's message with `loss` or
-    `weight` 0 (or false) is context only. Turns of tools are refused.
+    else the system column's, else the template's default. A message with `loss` or `weight` (0, 1,
+    true or false) says itself whether it is trained. Turns of tools are refused.
 
     Args:
         messages: column of the list, or of a JSON text of one.
@@ -128,7 +128,8 @@ class MessageListSource:
         role = item.get(self.tags["role_tag"])
         field = f"{where}.{self.tags['role_tag']}"
         if role == self.tags["user_tag"]:
-            return Message("user", text(self._content(item, where), where, "user turn"))
+            question = text(self._content(item, where), where, "user turn")
+            return _marked("user", question, item, where)
         if role in (self.tags["observation_tag"], self.tags["function_tag"]) or item.get(
             "tool_calls"
         ):
@@ -136,7 +137,7 @@ class MessageListSource:
                            kind="tool turn")  # fmt: skip
         if role == self.tags["assistant_tag"]:
             answer = text(self._content(item, where), where, "answer")
-            return Message("assistant", answer, _trained(item, where))
+            return _marked("assistant", answer, item, where)
         if role == self.tags["system_tag"]:
             raise RowError(field, "a system message that is not the first", kind="role order")
         known = ", ".join(
@@ -158,8 +159,9 @@ class MessageListSource:
         return "".join(pieces)
 
 
-def _trained(item: Mapping[str, Any], where: str) -> bool:
-    trained = True
+def _marked(role: Role, content: str, item: Mapping[str, Any], where: str) -> Message:
+    """The turn with what its `loss` or `weight` says; where both do, both have to want it."""
+    trained: bool | None = None
     for key in _TRAINED_KEYS:
         value = item.get(key)
         if value is None:
@@ -167,5 +169,5 @@ def _trained(item: Mapping[str, Any], where: str) -> bool:
         if value not in (0, 1):  # true and false are 1 and 0
             raise RowError(f"{where}.{key}", f"{value!r}, expected 0, 1, true or false",
                            kind="malformed messages")  # fmt: skip
-        trained = trained and bool(value)
-    return trained
+        trained = trained is not False and bool(value)
+    return Message(role, content, trained is not False, trained)

@@ -5,13 +5,15 @@ It knows no file format and no template. An unusable row raises RowError; none i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mindspeed_llm.config.data import PLAIN_TEXT
 from mindspeed_llm.data.fields import json_list, kind_of, text, text_or_empty
 from mindspeed_llm.data.message_lists import MessageListSource
 from mindspeed_llm.data.messages import Conversation, Message, RowError
+from mindspeed_llm.data.plain_text import PlainTextSource
 from mindspeed_llm.errors import ConfigError
 
 Row = Mapping[str, Any]
@@ -36,8 +38,8 @@ class Source(Protocol):
     def required(self) -> tuple[str, ...]:
         """Columns that must occur somewhere in each file."""
 
-    def read(self, row: Row) -> Conversation:
-        """The row's conversation; raises RowError where there is none to train on."""
+    def read(self, row: Row) -> Any:
+        """The row's conversation, or plain text; raises RowError where there is none."""
 
     def unread_hint(self, present: frozenset[str]) -> str | None:
         """Advice where `present` holds columns with turns that are not read."""
@@ -141,12 +143,16 @@ HANDLERS: dict[str, Callable[[Mapping[str, Any] | None], Source]] = {
 }
 
 
-def make_source(handler: str, map_keys: Mapping[str, Any] | None) -> Source:
-    """The source of `--handler-name` and `--map-keys`.
+def make_source(handler: str, map_keys: Mapping[str, Any] | None,
+                json_keys: Sequence[str] = ("text",)) -> Source:  # fmt: skip
+    """The source of `--handler-name` and `--map-keys`, or of plain texts and `--json-keys`.
 
     Raises:
         ConfigError: no such handler, or a map that does not fit it.
     """
+    if handler == PLAIN_TEXT:
+        return PlainTextSource(json_keys[0])
     if handler not in HANDLERS:
-        raise ConfigError(f"--handler-name {handler}: not known; expected {', '.join(HANDLERS)}")
+        known = ", ".join((*HANDLERS, PLAIN_TEXT))
+        raise ConfigError(f"--handler-name {handler}: not known; expected {known}")
     return HANDLERS[handler](map_keys)

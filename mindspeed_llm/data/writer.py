@@ -13,7 +13,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,22 +22,26 @@ import numpy as np
 from mindspeed_llm.data.manifest import KEYS, DatasetFiles
 from mindspeed_llm.data.packing import Packing, offsets, segment_ids
 from mindspeed_llm.data.render import IGNORE
+from mindspeed_llm.data.report import KEPT, WRITTEN
 from mindspeed_llm.errors import DataError
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _INT32 = 4  # megatron.core's code of the dtype
 _BLOCK = 1 << 20
+_OPEN = 1024  # shards mapped at a time
+CONTINUED = len(WRITTEN)
 
 
 class Shard:
-    """Rows written by one process, in order: `<stem>.input_ids`, `.labels`, `.lengths` (int32)."""
+    """Rows written by one process, in order: `<stem>.input_ids`, `.labels`, `.lengths` (int32), and
+    `.outcomes` (uint8: a place in WRITTEN, or CONTINUED for a further piece of the row before)."""
 
     def __init__(self, stem: Path) -> None:
         self.stem = stem
         self._files: dict[str, BinaryIO] = {}
 
     def __enter__(self) -> Shard:
-        for key in ("input_ids", "labels", "lengths"):
+        for key in ("input_ids", "labels", "lengths", "outcomes"):
             self._files[key] = self.path(key).open("wb")
         return self
 
@@ -50,11 +54,13 @@ class Shard:
         """File of one key."""
         return self.stem.with_name(f"{self.stem.name}.{key}")
 
-    def add(self, ids: Sequence[int], labels: Sequence[int]) -> None:
-        """Append one row."""
+    def add(self, ids: Sequence[int], labels: Sequence[int], outcome: str | None = KEPT) -> None:
+        """Append one row; `outcome` None: it continues the row before."""
         self._files["input_ids"].write(np.asarray(ids, dtype="<i4").tobytes())
         self._files["labels"].write(np.asarray(labels, dtype="<i4").tobytes())
         self._files["lengths"].write(struct.pack("<i", len(ids)))
+        code = CONTINUED if outcome is None else WRITTEN.index(outcome)
+        self._files["outcomes"].write(bytes((code,)))
 
 
 @contextmanager
@@ -64,6 +70,7 @@ def exclusive_scratch(files: DatasetFiles) -> Iterator[Path]:
     Raises:
         DataError: another live process is writing the same data set, or the place is not writable.
     """
+    made = [p for p in files.scratch.parents if not p.exists()]
     try:
         files.scratch.mkdir(parents=True, exist_ok=True)
         lock = (files.scratch / "lock").open("w")
@@ -82,16 +89,21 @@ def exclusive_scratch(files: DatasetFiles) -> Iterator[Path]:
             yield files.scratch
         finally:
             shutil.rmtree(files.scratch, ignore_errors=True)
+            for folder in made:
+                with suppress(OSError):  # of another run, or no longer empty
+                    folder.rmdir()
 
 
 def remove_finished(files: DatasetFiles) -> None:
     """Remove an older data set of this prefix, the manifest first, so it never looks finished."""
-    for path in (files.manifest, files.report, *files.six):
+    for path in (files.manifest, files.report, files.refused, *files.six):
         path.unlink(missing_ok=True)
 
 
 def write_six(files: DatasetFiles, shards: Sequence[Shard], scratch: Path) -> dict[str, Any]:
     """Join the shards in the given order into the six files, then move those to their names.
+
+    An older data set of the prefix is removed when all of them are written, not before.
 
     Returns:
         Size in bytes and sha256 of each file, by name (for the manifest).
@@ -100,9 +112,25 @@ def write_six(files: DatasetFiles, shards: Sequence[Shard], scratch: Path) -> di
         DataError: no rows, or the disk is full.
     """
     lengths = row_lengths(shards)
-    ones = _ones(lengths)
     sources = {key: _joined(shards, key) for key in ("input_ids", "labels")}
-    return _write_files(files, lengths, sources | {"attention_mask": ones}, scratch)
+    return _write_files(files, lengths, sources | {"attention_mask": _ones(lengths)}, scratch)
+
+
+def write_ordered(files: DatasetFiles, shards: Sequence[Shard], order: np.ndarray,
+                  scratch: Path) -> tuple[dict[str, Any], int]:  # fmt: skip
+    """Like `write_six`, but row n of the files is the shards' row `order[n]`.
+
+    Returns:
+        What `write_six` returns, and the number of labels that are not -100.
+
+    Raises:
+        DataError: no rows, or the disk is full.
+    """
+    lengths = row_lengths(shards)
+    labels = _Ordered(shards, "labels", lengths, order)
+    sources = {"input_ids": iter(_Ordered(shards, "input_ids", lengths, order)),
+               "labels": iter(labels), "attention_mask": _ones(lengths[order])}  # fmt: skip
+    return _write_files(files, lengths[order], sources, scratch), labels.supervised
 
 
 def write_packed(
@@ -112,8 +140,9 @@ def write_packed(
     packing: Packing,
     pad_id: int,
     scratch: Path,
+    order: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], int]:
-    """Like `write_six`, but row n of the files holds the shards' rows `packs[n]`.
+    """Like `write_six`, but row n of the files holds the rows `packs[n]` of the order.
 
     Every row has `packing.capacity` tokens. attention_mask holds segment ids 1 .. k and 0 on
     padding; labels are -100 on padding and on the first token of a segment, which nothing precedes.
@@ -126,11 +155,13 @@ def write_packed(
         DataError: no rows, or the disk is full.
     """
     lengths = row_lengths(shards)
-    labels = _Packed(shards, "labels", lengths, packs, packing, IGNORE)
+    order = np.arange(len(lengths)) if order is None else order
+    rows = [order[pack] for pack in packs]
+    labels = _Packed(shards, "labels", lengths, rows, packing, IGNORE)
     sources: dict[str, Iterator[bytes]] = {
-        "input_ids": iter(_Packed(shards, "input_ids", lengths, packs, packing, pad_id)),
-        "attention_mask": (segment_ids(lengths[rows], packing.capacity, packing.multiple).tobytes()
-                           for rows in packs),
+        "input_ids": iter(_Packed(shards, "input_ids", lengths, rows, packing, pad_id)),
+        "attention_mask": (segment_ids(lengths[n], packing.capacity, packing.multiple).tobytes()
+                           for n in rows),
         "labels": iter(labels),
     }  # fmt: skip
     width = np.full(len(packs), packing.capacity, dtype="<i4")
@@ -144,13 +175,18 @@ def row_lengths(shards: Sequence[Shard]) -> np.ndarray:
     )
 
 
-class _Packed:
-    """Bytes of one key, pack by pack; `supervised` counts values that are not -100."""
+def outcomes(shards: Sequence[Shard]) -> np.ndarray:
+    """What became of every row of the shards (see `Shard`), uint8 [rows]."""
+    return np.concatenate(
+        [np.fromfile(s.path("outcomes"), dtype="u1") for s in shards] or [np.zeros(0, "u1")]
+    )
 
-    def __init__(self, shards: Sequence[Shard], key: str, lengths: np.ndarray,
-                 packs: Sequence[Sequence[int]], packing: Packing, fill: int) -> None:  # fmt: skip
-        self._packs, self._packing, self._lengths = packs, packing, lengths
-        self._fill, self._masks_first = fill, key == "labels"
+
+class _Rows:
+    """Any row of one key by its number; `supervised` counts values not -100 that were taken."""
+
+    def __init__(self, shards: Sequence[Shard], key: str, lengths: np.ndarray) -> None:
+        self._lengths = lengths
         self._paths = [shard.path(key) for shard in shards]
         sizes = np.array([path.stat().st_size // 4 for path in self._paths], dtype=np.int64)
         self._shard_ends = np.cumsum(sizes)
@@ -158,27 +194,54 @@ class _Packed:
         self._open: dict[int, np.ndarray] = {}
         self.supervised = 0
 
-    def __iter__(self) -> Iterator[bytes]:
-        for rows in self._packs:
-            packed = np.full(self._packing.capacity, self._fill, dtype="<i4")
-            lengths = self._lengths[rows]
-            for row, at, length in zip(rows, offsets(lengths, self._packing.multiple), lengths,
-                                       strict=True):  # fmt: skip
-                packed[at : at + length] = self._row(row, int(length))
-                if self._masks_first:
-                    packed[at] = self._fill
-            self.supervised += int((packed != IGNORE).sum())
-            yield packed.tobytes()
-
-    def _row(self, row: int, length: int) -> np.ndarray:
+    def _row(self, row: int) -> np.ndarray:
         start = int(self._starts[row])
         number = int(np.searchsorted(self._shard_ends, start, side="right"))
         if number not in self._open:
+            if len(self._open) == _OPEN:
+                del self._open[next(iter(self._open))]
             with self._paths[number].open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._open[number] = np.frombuffer(mapped, dtype="<i4")
         start -= int(self._shard_ends[number - 1]) if number else 0
-        return self._open[number][start : start + length]
+        return self._open[number][start : start + int(self._lengths[row])]
+
+
+class _Ordered(_Rows):
+    """Bytes of one key, row by row in a given order."""
+
+    def __init__(self, shards: Sequence[Shard], key: str, lengths: np.ndarray,
+                 order: np.ndarray) -> None:  # fmt: skip
+        super().__init__(shards, key, lengths)
+        self._order = order
+
+    def __iter__(self) -> Iterator[bytes]:
+        for row in self._order.tolist():
+            values = self._row(row)
+            self.supervised += int((values != IGNORE).sum())
+            yield values.tobytes()
+
+
+class _Packed(_Rows):
+    """Bytes of one key, pack by pack."""
+
+    def __init__(self, shards: Sequence[Shard], key: str, lengths: np.ndarray,
+                 packs: Sequence[np.ndarray], packing: Packing, fill: int) -> None:  # fmt: skip
+        super().__init__(shards, key, lengths)
+        self._packs, self._packing = packs, packing
+        self._fill, self._masks_first = fill, key == "labels"
+
+    def __iter__(self) -> Iterator[bytes]:
+        for rows in self._packs:
+            packed = np.full(self._packing.capacity, self._fill, dtype="<i4")
+            lengths = self._lengths[rows]
+            for row, at, length in zip(rows.tolist(), offsets(lengths, self._packing.multiple),
+                                       lengths, strict=True):  # fmt: skip
+                packed[at : at + length] = self._row(row)
+                if self._masks_first:
+                    packed[at] = self._fill
+            self.supervised += int((packed != IGNORE).sum())
+            yield packed.tobytes()
 
 
 def _write_files(
@@ -195,6 +258,7 @@ def _write_files(
             described[files.data(key).name] = _write(scratch / files.data(key).name, sources[key])
             described[files.index(key).name] = _write(scratch / files.index(key).name,
                                                       _index(lengths))  # fmt: skip
+        remove_finished(files)
         for path in files.six:
             os.replace(scratch / path.name, path)
     except OSError as err:

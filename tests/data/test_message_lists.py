@@ -75,6 +75,13 @@ def test_answers_can_be_context_only(key, value):
     answer = {"role": "assistant", "content": "a."}
     talk = openai(question, {**answer, key: value}, question, {**answer, key: 1})
     assert [m.train for m in talk.messages] == [True, False, True, True]
+    assert [m.loss for m in talk.messages] == [None, False, None, True]
+
+
+def test_questions_say_too_whether_they_are_trained():
+    talk = openai({"role": "user", "content": "A?", "loss": True},
+                  {"role": "assistant", "content": "a.", "loss": 1, "weight": 0})  # fmt: skip
+    assert [m.loss for m in talk.messages] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow
@@ -16,8 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from mindspeed_llm.config.data import PreprocessConfig
-from mindspeed_llm.data import prepare as module
-from mindspeed_llm.data import readers, texts
+from mindspeed_llm.data import readers, texts, work
 from mindspeed_llm.data.dataset import SFTDataset
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest
 from mindspeed_llm.data.messages import Conversation
@@ -131,7 +129,7 @@ def test_over_long_rows_can_be_an_error(tmp_path, config):
     source = write(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match="rows have more tokens than --seq-length 45"):
         prepare(config(source, seq_length=45, truncation="error"))
-    assert left(config(source)) == ["set_packed_report.json"]
+    assert left(config(source)) == ["set_packed_refused.json"]
 
 
 def with_bad(tmp_path, good, *bad):
@@ -158,7 +156,7 @@ def test_too_many_bad_rows_write_a_report_but_no_data_set(tmp_path, config):
     source = with_bad(tmp_path, 10, {"instruction": "q", "output": None})
     with pytest.raises(DataError, match="1 of 11 rows cannot be used, more than 5%"):
         prepare(config(source))
-    assert left(config(source)) == ["set_packed_report.json"]
+    assert left(config(source)) == ["set_packed_refused.json"]
     assert prepare(config(source, on_bad_row="skip")).tally.kept == 10
 
 
@@ -166,7 +164,7 @@ def test_any_bad_row_can_be_an_error(tmp_path, config):
     source = with_bad(tmp_path, 100, {"instruction": "q", "output": None})
     with pytest.raises(DataError, match=r"1 of 101 rows(.|\n)*bad.jsonl:101: output: null"):
         prepare(config(source, on_bad_row="error"))
-    assert left(config(source)) == ["set_packed_report.json"]
+    assert left(config(source)) == ["set_packed_refused.json"]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.json", "a.jsonl"])
@@ -192,7 +190,7 @@ def test_an_input_without_rows_is_an_error(tmp_path, config):
             prepare(config(tmp_path / name))
 
 
-def test_a_new_run_replaces_an_older_one_and_a_failed_one_leaves_nothing_finished(tmp_path, config):
+def test_a_new_run_replaces_an_older_one_and_a_refused_one_leaves_it_alone(tmp_path, config):
     settings = config(write(tmp_path / "a.jsonl"))
     prepare(settings)
     before = digests(settings)
@@ -200,9 +198,14 @@ def test_a_new_run_replaces_an_older_one_and_a_failed_one_leaves_nothing_finishe
     prepare(settings)
     assert digests(settings) != before
     with_bad(tmp_path, 1, "{").replace(tmp_path / "a.jsonl")
+    before, names = digests(settings), left(settings)
     with pytest.raises(DataError, match="cannot be used"):
         prepare(settings)
-    assert left(settings) == ["set_packed_report.json"]
+    assert digests(settings) == before and left(settings) == sorted(
+        [*names, "set_packed_refused.json"]
+    )
+    prepare(config(write(tmp_path / "b.jsonl")))
+    assert left(settings) == names
 
 
 def test_a_template_that_differs_from_the_tokenizers_stops_before_anything_is_touched(
@@ -242,36 +245,42 @@ def test_progress_reaches_the_end(tmp_path, config, monkeypatch):
 
 def test_a_worker_that_dies_is_an_error(tmp_path, config, monkeypatch):
     monkeypatch.setattr(texts, "_CHUNK_BYTES", 4096)
-    monkeypatch.setattr(module.ProcessPoolExecutor, "map",
+    monkeypatch.setattr(work.ProcessPoolExecutor, "map",
                         lambda pool, *_: iter([pool.submit(os._exit, 1).result()]))  # fmt: skip
     with pytest.raises(DataError, match="a worker process died"):
         prepare(config(write(tmp_path / "a.jsonl"), workers=2))
     assert left(config(tmp_path)) == []
 
 
+def killed(settings, renames):
+    """Prepare in a process that kills itself while it reads (-1) or before a further rename."""
+    child = os.fork()
+    if child == 0:
+        rename, left = os.replace, iter(range(renames))
+        die = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+        os.replace = lambda *paths: rename(*paths) if next(left, None) is not None else die()
+        try:
+            prepare(settings, None if renames >= 0 else lambda _: die())
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def test_a_killed_run_leaves_nothing_that_looks_finished_and_the_next_one_works(tmp_path, config):
-    source = write(tmp_path / "a.jsonl", ROWS * 5)
+    source, small = write(tmp_path / "a.jsonl"), write(tmp_path / "small.jsonl", ROWS[:5])
     settings = config(source)
-    prepare(config(write(tmp_path / "small.jsonl", ROWS[:5])))
-    script = (
-        "import sys, pathlib, time\n"
-        "from mindspeed_llm.config.data import PreprocessConfig\n"
-        "from mindspeed_llm.data.prepare import prepare\n"
-        "c = PreprocessConfig(input=(sys.argv[1],), prompt_type='gemma',\n"
-        "    tokenizer_name_or_path=pathlib.Path(sys.argv[2]),\n"
-        "    output_prefix=pathlib.Path(sys.argv[3]))\n"
-        "def slow(at):\n"
-        "    print('chunk', flush=True)\n"
-        "    time.sleep(60)\n"
-        "prepare(c, slow)\n"
-    )
-    arguments = [str(source), str(settings.tokenizer_name_or_path), str(settings.output_prefix)]
-    run = subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE)
-    assert run.stdout is not None and run.stdout.readline() == b"chunk\n"
-    run.send_signal(signal.SIGKILL)
-    run.wait(timeout=30)
-    assert not any(name.startswith("set_packed") for name in left(settings))
-    assert prepare(settings).tally.kept == 1500
+    files = DatasetFiles(settings.output_prefix)
+    for renames in (-1, 0, 1, 3, 7):
+        prepare(config(small))
+        before = digests(settings)
+        assert killed(settings, renames) == -signal.SIGKILL
+        if renames < 0:
+            assert digests(settings) == before  # the older data set is untouched
+        else:
+            assert not files.manifest.exists()
+            with pytest.raises(DataError, match="did not finish|missing"):
+                Manifest.read(files)
+    assert prepare(settings).tally.kept == 300
     assert len(left(settings)) == 8
 
 

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from mindspeed_llm.data.messages import RowError
-from mindspeed_llm.data.report import OVER_LENGTH, BadRow, Report, Tally, collect
+from mindspeed_llm.data.render import IGNORE, Rendered
+from mindspeed_llm.data.report import (
+    NOT_MIXED_IN,
+    OVER_LENGTH,
+    REPAIRED,
+    TRUNCATED,
+    BadRow,
+    Made,
+    Part,
+    Report,
+    Tally,
+    collect,
+)
+
+
+def made(length: int, targets: int, **more: object) -> Made:
+    return Made([Rendered([7] * length, [IGNORE] * (length - targets) + [7] * targets)], **more)
 
 
 def tally(kept: int, *kinds: str) -> Tally:
     found = Tally()
     for index in range(kept):
-        found.keep(10 + index, 4)
+        found.keep(made(10 + index, 4))
     for position, kind in enumerate(kinds):
         found.leave_out(position, RowError("output", "why", kind=kind))
     return found
@@ -48,9 +64,27 @@ def test_lists_are_bounded_but_counts_are_not():
 
 def test_truncated_rows_are_written_rows():
     found = tally(1)
-    found.keep(7, 3, turns=4, cut=20)
+    found.keep(made(7, 3, outcome=TRUNCATED, turns=4, tokens=20))
     assert found.buckets == {"kept": 1, "truncated": 1} and (found.kept, found.bad) == (2, 0)
     total = Tally()
     total.add(found)
     assert (total.dropped_turns, total.dropped_tokens) == (4, 20)
     assert Report("out", total, [], finished=True).as_json()["dropped_turns"] == 4
+
+
+def test_repairs_pieces_and_inputs_are_counted():
+    found = Tally()
+    found.keep(made(5, 2, outcome=REPAIRED, repairs=("turns joined",)))
+    row = made(4, 3)
+    found.keep(Made([*row.pieces, *row.pieces]))
+    found.buckets[NOT_MIXED_IN] += 3
+    assert (found.kept, found.written, found.bad, found.rows) == (2, 3, 0, 5)
+    parts = [Part("a", 1.0, found), Part("b", 3.0)]
+    report = Report("out", found, [], finished=True, parts=parts)
+    data = report.as_json()
+    assert data["repairs"] == {"turns joined": 1} and data["rejected"] == data["unlisted"] == 0
+    first = data["inputs"][0]
+    assert first.pop("buckets") == {"kept": 1, "not mixed in": 3, "repaired": 1}
+    assert first == {"input": "a", "weight": 1.0, "rows": 5, "written": 3}
+    table = "\n".join(report.lines())
+    assert "turns joined" in table and "b (weight 3): 0 rows read, 0 written" in table
