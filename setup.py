@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent
 
 PLOT = ["matplotlib>=3.8"]
 GGUF = ["gguf>=0.17"]
+CHAT = ["prompt-toolkit>=3.0.36"]
 # megatron-core's own torch_dist saver, which the tests compare with, asks it for the memory in use.
 PSUTIL = "psutil"
 
@@ -38,10 +39,11 @@ setup(
         "plot": PLOT,
         "gguf": GGUF,
         "quickstart": PLOT + GGUF,
+        "chat": CHAT,
         "npu": ["torch_npu"],
         "cuda": [],
         "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
-        "dev": PLOT + GGUF + ["pytest>=8", "ruff>=0.8", PSUTIL],
+        "dev": PLOT + GGUF + CHAT + ["pytest>=8", "ruff>=0.8", PSUTIL],
     },
     entry_points={"console_scripts": ["mindspeed-llm = mindspeed_llm.cli.main:main"]},
 )

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mindspeed_llm.cli.inference import write_text
 from mindspeed_llm.cli.leading import lead
 from mindspeed_llm.cli.progress import shown
+from mindspeed_llm.cli.text_file import write_text
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.evaluate import EvaluateSettings
 from mindspeed_llm.config.flags import parse

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from mindspeed_llm.config.flags import setting
+from mindspeed_llm.config.flags import flag_of, setting
 from mindspeed_llm.errors import ConfigError
 
 DEFAULT_CONTEXT = 8192
@@ -20,6 +20,11 @@ class LoadSettings:
     """The model, its tokenizer, its chat template"""
 
     load: Path = setting(help="Megatron checkpoint (converted or tuned), or Hugging Face directory")
+    lora_load: Path | None = setting(
+        None,
+        help="adapter to merge into the weights of --load: a LoRA checkpoint of ours or a "
+        "PEFT directory; a LoRA checkpoint may also be --load itself",
+    )
     tokenizer_type: str = setting(
         "PretrainedFromHF", choices=("PretrainedFromHF",), help="kind of tokenizer"
     )
@@ -62,7 +67,19 @@ class GenerationSettings:
     )
     top_k: int = setting(0, help="draw among the k most probable tokens; 0: among all")
     top_p: float = setting(1.0, help="draw among the most probable tokens that reach this sum")
-    seed: int = setting(1234, help="of the drawing")
+    min_p: float = setting(
+        0.0, help="draw among tokens with at least this share of the most probable one's chance"
+    )
+    repetition_penalty: float = setting(
+        1.0, help="above 1: tokens that prompt or reply already hold become less likely"
+    )
+    seed: int = setting(1234, help="of the drawing; in a chat the n-th reply adds n - 1")
+    stop: tuple[str, ...] = setting(
+        (), help="texts that end a reply; they are not shown", metavar="TEXT"
+    )
+    logprobs: int | None = setting(
+        None, help="write each token's log-probability and that of the N most probable ones"
+    )
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -73,6 +90,10 @@ class GenerationSettings:
             raise ConfigError(f"--top-k is {self.top_k}; expected 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"--top-p is {self.top_p}; expected above 0 and at most 1")
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError(f"--min-p is {self.min_p}; expected 0 (all tokens) to 1")
+        if not all(self.stop):
+            raise ConfigError("--stop has an empty text, which stands everywhere; leave it out")
 
     def temperature_of(self, task: Literal["chat", "greedy", "do_sample"]) -> float:
         """The temperature that `task` runs with.
@@ -81,11 +102,11 @@ class GenerationSettings:
             ConfigError: a flag would have no effect, or contradicts the task.
         """
         given = self.temperature
-        filtered = self.top_k != 0 or self.top_p != 1.0
+        filtered = self.top_k != 0 or self.top_p != 1.0 or self.min_p != 0.0
         if task == "greedy" and (given or filtered):
             raise ConfigError(
-                "--task greedy always takes the most probable token, so --temperature, --top-k and "
-                "--top-p have no effect; drop them or use --task do_sample"
+                "--task greedy always takes the most probable token, so --temperature, --top-k, "
+                "--top-p and --min-p have no effect; drop them or use --task do_sample"
             )
         if task == "do_sample" and given == 0:
             raise ConfigError(
@@ -95,7 +116,8 @@ class GenerationSettings:
         if task == "greedy" or given == 0:
             if filtered:
                 raise ConfigError(
-                    "--top-k and --top-p have no effect with --temperature 0; drop one or the other"
+                    "--top-k, --top-p and --min-p have no effect with --temperature 0; drop one or "
+                    "the other"
                 )
             return 0.0
         if given is None:
@@ -113,12 +135,16 @@ class TaskSettings:
                  "beam_search_with_sampling", "return_output_log_probs"),
         help="chat in the terminal, or answer prompts",
     )  # fmt: skip
-    history_turns: int = setting(3, help="chat: earlier turns the model sees")
     prompt: str | None = setting(None, help="the prompt to answer")
     prompts_file: Path | None = setting(
-        None, help="prompts to answer: a text a line, or JSON strings in .jsonl"
+        None,
+        aliases=("--prompts",),
+        help='prompts to answer: a text a line; in .jsonl texts, {"prompt": text} or '
+        '{"messages": [{"role", "content"}, ...]}',
     )
-    output: Path | None = setting(None, help="write the replies here as JSON lines")
+    output: Path | None = setting(
+        None, help="write the replies here as JSON lines; what is answered there already stays"
+    )
     micro_batch_size: int = setting(8, help="prompts answered together")
 
     def __post_init__(self) -> None:
@@ -129,8 +155,6 @@ class TaskSettings:
         }
         if self.task in reasons:
             raise ConfigError(f"--task {self.task} cannot be honoured here: {reasons[self.task]}")
-        if self.history_turns < 0:
-            raise ConfigError(f"--history-turns is {self.history_turns}; expected 0 or more")
         if self.micro_batch_size < 1:
             raise ConfigError(f"--micro-batch-size is {self.micro_batch_size}; expected 1 or more")
         inputs = ("prompt", "prompts_file", "output")
@@ -147,6 +171,46 @@ class TaskSettings:
         if self.task == "chat":
             return "chat"
         return "greedy" if self.task == "greedy" else "do_sample"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatSettings:
+    """The conversation of --task chat"""
+
+    history_turns: int = setting(3, help="earlier turns the model sees")
+    overflow: str = setting(
+        "drop-turns",
+        choices=("drop-turns", "error"),
+        help="when a conversation is longer than the context: leave out its oldest turns, or "
+        "refuse the new one",
+    )
+    stats: bool = setting(False, help="a line of counts and speed after each reply")
+    script: Path | None = setting(
+        None, help="take the user's lines from this file instead of the terminal"
+    )
+    json: bool = setting(False, help="answer each line with one JSON object, for machines")
+    session: Path | None = setting(None, help="begin with the conversation that /save wrote here")
+    history_file: Path | None = setting(
+        None,
+        help="where typed lines are kept (mode 0600); default: "
+        "$XDG_STATE_HOME/mindspeed-llm/chat_history",
+    )
+    keep_history: bool = setting(
+        True, negative="--no-history-file", help="typed lines are not kept in a file"
+    )
+
+    def __post_init__(self) -> None:
+        if self.history_turns < 0:
+            raise ConfigError(f"--history-turns is {self.history_turns}; expected 0 or more")
+        if self.history_file is not None and not self.keep_history:
+            raise ConfigError("--history-file and --no-history-file contradict each other")
+
+    def check_task(self, task: str) -> None:
+        """Raise ConfigError where a setting of the chat was given for another task."""
+        fields = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        if task != "chat" and fields:
+            flags = ", ".join(f.metadata["negative"] or flag_of(f.name) for f in fields)
+            raise ConfigError(f"{flags}: only --task chat has a conversation; drop it")
 
 
 ALWAYS: dict[str, str] = {

@@ -5,8 +5,10 @@ It knows no model and no terminal: it takes and gives texts and token ids.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.data.render import Renderer
@@ -21,11 +23,13 @@ class Turn:
         user: the user's text.
         answer: generated ids without the end-of-turn token; None until there is an answer.
         text: text of `answer`.
+        note: what the caller keeps with the answer.
     """
 
     user: str
     answer: list[int] | None = None
     text: str = ""
+    note: Any = None
 
 
 @dataclass
@@ -75,13 +79,14 @@ class Dialogue:
         self._turns.append(Turn(text))
         return self.prompt()
 
-    def answer(self, generated: Sequence[int]) -> str:
-        """Keep the generated ids (with or without a stop id at their end); returns their text."""
+    def answer(self, generated: Sequence[int], note: Any = None) -> str:
+        """Keep the generated ids (with or without a stop id at their end) and the caller's note;
+        returns their text."""
         if not self.is_open:
             raise TemplateError("there is no turn to answer")
         turn = self._turns[-1]
-        turn.answer = self.renderer.without_stop(generated)
-        turn.text = self.renderer.tokenizer.decode(turn.answer, skip_special_tokens=True)
+        turn.answer, turn.note = self.renderer.without_stop(generated), note
+        turn.text = self.renderer.said(turn.answer)
         return turn.text
 
     def take_back(self) -> None:
@@ -156,7 +161,7 @@ class Dialogue:
         """Take over answered turns of another time, the oldest `left_out` without a place in the
         prompt."""
         assert all(turn.answer is not None for turn in turns)
-        self._turns = [Turn(t.user, t.answer, t.text) for t in turns]
+        self._turns = [dataclasses.replace(turn) for turn in turns]
         self._too_long, self._too_many = min(left_out, len(turns)), 0
 
     def clear(self) -> None:

@@ -60,6 +60,7 @@ class Engine:
         self.stages, self.ranks = stages, ranks
         self.stop_ids = frozenset(stop_ids)
         self.context = context
+        self.vocabulary: int = stages.model.vocab_size
         self._cache = stages.cache(1, context)
         self._held: list[int] = []  # ids whose keys and values the cache holds
 

@@ -1,10 +1,10 @@
 """`inference.py` from the outside: pipes, a terminal, Ctrl-C, two ranks, wrong flags."""
 
 import contextlib
-import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -13,10 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-from mindspeed_llm.cli.inference import line_reader, read_prompts, write_text
-from mindspeed_llm.config.inference import TaskSettings
-from mindspeed_llm.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
 ENV = os.environ | {"DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -37,6 +33,29 @@ def test_a_piped_conversation(tiny_chat_dir: Path) -> None:
     reply = first.removeprefix("You >> hi\nMindSpeed-LLM:\n").split("\n\nYou >> new")[0]
     assert reply and reply in second
     assert done.stdout.endswith("You >> q\n") and "never" not in done.stdout
+    assert "You >> You" not in done.stdout
+
+
+def test_a_script_answered_in_json_saved_and_replayed(tiny_chat_dir: Path, tmp_path: Path) -> None:
+    """Undo, another reply, dropped turns: the replay makes the same ids from nothing."""
+    saved, script = tmp_path / "talk.json", tmp_path / "script.txt"
+    script.write_text(
+        "hi\nmy sister likes roses\n/regen\n/undo\nmy sister likes pink roses\nand then?\n"
+        f"which colour?\n/save {saved}\n"
+    )
+    flags = [*CHAT, "--load", str(tiny_chat_dir), "--json", "--temperature", "0.9"]
+    done = _run([*flags, "--script", str(script), "--logprobs", "1", "--history-turns", "2"])
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    replies = [row for row in rows if "text" in row]
+    assert [row["turn"] for row in replies] == [1, 2, 2, 2, 3, 4]
+    assert replies[1]["ids"] != replies[2]["ids"], "another reply of another seed"
+    assert replies[2]["usage"]["cached_tokens"] > 0
+    assert all(len(row["logprobs"]) == len(row["ids"]) for row in replies)
+    again = _run([*flags, "--session", str(saved)], "/replay\n/show\n")
+    notices = [json.loads(line)["notice"] for line in again.stdout.splitlines()]
+    assert "4 of 4 replies made again are the same" in notices, again.stderr
+    assert "history_turns 2" in notices and "logprobs 1" in notices
 
 
 def test_two_ranks_say_the_same_as_one_and_leave_at_the_end_of_input(tiny_chat_dir: Path) -> None:
@@ -51,12 +70,12 @@ def test_two_ranks_say_the_same_as_one_and_leave_at_the_end_of_input(tiny_chat_d
 class Terminal:
     """A child behind a pseudo-terminal."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], **env: str) -> None:
         self.seen = b""
         parent, child = pty.openpty()
         self.fd = parent
         self.process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env=ENV | {"TERM": "dumb"}, stdin=child,
+            [sys.executable, *arguments], cwd=ROOT, env=ENV | {"TERM": "dumb"} | env, stdin=child,
             stdout=child, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
         os.close(child)
 
@@ -101,6 +120,44 @@ def test_ctrl_c_stops_the_reply_and_then_leaves(terminal: Terminal) -> None:
     assert terminal.leave() == 0
 
 
+FLOWERS = (
+    "My sister's birthday is tomorrow and I need a birthday bouquet.",
+    "She likes pink roses. The color is pink.",
+    "Here I go again. Remember why I came to buy flowers yesterday?",
+)
+
+
+def test_the_guides_dialogue_in_a_terminal(tiny_chat_dir: Path, tmp_path: Path) -> None:
+    """Every turn goes on from the ids before it; lines are kept for their owner alone."""
+    opened = Terminal(
+        [*CHAT, "--load", str(tiny_chat_dir), "--stats"], XDG_STATE_HOME=str(tmp_path)
+    )
+    try:
+        for count, line in enumerate(FLOWERS, 1):
+            opened.wait_for("You >> ", count=count)
+            opened.type(line + "\n")
+            opened.wait_for("ended by", count=count)
+        opened.wait_for("You >> ", count=4)
+        opened.type("/undo\n")
+        opened.wait_for("taken back: Here I go again.")
+        opened.wait_for("You >> ", count=5)
+        opened.type("q\n")
+        assert opened.process.wait(60) == 0
+    finally:
+        if opened.process.poll() is None:
+            opened.process.kill()
+            opened.process.wait()
+        os.close(opened.fd)
+    text = opened.seen.decode(errors="replace")
+    assert text.count("MindSpeed-LLM:") == 3
+    counts = re.findall(r"prompt (\d+) tokens \((\d+) cached\), new (\d+)", text)
+    (one, none, new), (two, some, _), (_, most, _) = [tuple(map(int, row)) for row in counts]
+    assert none == 0 and some == one + new - 1 and most > two
+    history = tmp_path / "mindspeed-llm" / "chat_history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert "birthday bouquet" in history.read_text()
+
+
 def test_prompts_are_answered_and_written(tiny_chat_dir: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('"Hello there"\n{"prompt": "My sister"}\n')
@@ -112,6 +169,7 @@ def test_prompts_are_answered_and_written(tiny_chat_dir: Path, tmp_path: Path) -
     assert [row["prompt"] for row in rows] == ["Hello there", "My sister"]
     assert all(0 < row["tokens"] <= 5 for row in rows)
     assert all(f"You >> {row['prompt']}\nMindSpeed-LLM:\n" in done.stdout for row in rows)
+    assert [path.name for path in output.parent.iterdir()] == ["replies.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +181,13 @@ def test_prompts_are_answered_and_written(tiny_chat_dir: Path, tmp_path: Path) -
      (["--task", "chat", "--prompt-type", "chatml", "--historyturns", "2"], "--history-turns"),
      (["--system", "x", "--prompt", "y"], "--system has no place"),
      (["--task", "chat", "--prompt-type", "chatml", "--max-new-tokens", "512"], "no room"),
-     (["--prompt", "hi", "--spec", "x"], "--spec cannot be honoured")],
+     (["--prompt", "hi", "--spec", "x"], "--spec cannot be honoured"),
+     (["--prompt", "hi", "--json", "--stats"], "--stats, --json: only --task chat"),
+     (["--prompt", "hi", "--no-history-file"], "--no-history-file: only --task chat"),
+     (["--prompt", "hi", "--logprobs", "1"], "--logprobs has no place"),
+     (["--prompt", "hi", "--stop", ""], "--stop has an empty text"),
+     (["--task", "chat", "--prompt-type", "chatml", "--script", "absent"], "--script absent"),
+     (["--task", "chat", "--prompt-type", "chatml", "--session", "absent"], "absent: cannot be")],
 )  # fmt: skip
 def test_a_mistake_is_one_error(
     tiny_chat_dir: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -134,47 +198,3 @@ def test_a_mistake_is_one_error(
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and message in errors[0] and "Traceback" not in captured.err
-
-
-class Pipe(io.StringIO):
-    """A stream that is no terminal."""
-
-
-def test_lines_through_a_pipe_are_shown_after_their_prompt() -> None:
-    out = Pipe()
-    read = line_reader(Pipe("one\r\ntwo"), out)
-    assert [read("You >> "), read("You >> ")] == ["one", "two"]
-    with pytest.raises(EOFError):
-        read("You >> ")
-    assert out.getvalue() == "You >> one\nYou >> two\nYou >> "
-
-
-def test_where_prompts_come_from(tmp_path: Path) -> None:
-    assert read_prompts(TaskSettings(prompt="a"), Pipe("b")) == ["a"]
-    assert read_prompts(TaskSettings(), Pipe("b\n\nc\n")) == ["b", "c"]
-    text = tmp_path / "p.txt"
-    text.write_text("x\n\ny\n")
-    assert read_prompts(TaskSettings(prompts_file=text), Pipe("")) == ["x", "y"]
-    with pytest.raises(ConfigError, match="no prompt to answer"):
-        read_prompts(TaskSettings(), Pipe(""))
-    with pytest.raises(DataError, match="cannot be read"):
-        read_prompts(TaskSettings(prompts_file=tmp_path / "absent"), Pipe(""))
-    lines = tmp_path / "p.jsonl"
-    lines.write_text('"ok"\n[1]\n')
-    with pytest.raises(DataError, match=r"p\.jsonl:2: expected a text"):
-        read_prompts(TaskSettings(prompts_file=lines), Pipe(""))
-    lines.write_text("{")
-    with pytest.raises(DataError, match=r"p\.jsonl:1: not JSON"):
-        read_prompts(TaskSettings(prompts_file=lines), Pipe(""))
-
-
-def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    write_text(tmp_path / "a" / "b.txt", "x")
-    assert (tmp_path / "a" / "b.txt").read_text() == "x"
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
-        write_text(tmp_path / "file" / "b.txt", "x")
-    (tmp_path / "dir").mkdir()
-    with pytest.raises(DataError, match="cannot be written"):
-        write_text(tmp_path / "dir", "x")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "dir", "file"]

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_llm.config.inference import GenerationSettings, LoadSettings, TaskSettings
+from mindspeed_llm.config.inference import (
+    ChatSettings,
+    GenerationSettings,
+    LoadSettings,
+    TaskSettings,
+)
 from mindspeed_llm.errors import ConfigError
 
 
@@ -30,6 +35,7 @@ def test_temperature(given: dict, task: str, temperature: float) -> None:
 @pytest.mark.parametrize(
     "given,task",
     [({"temperature": 0.7}, "greedy"), ({"top_k": 5}, "greedy"), ({"top_p": 0.9}, "greedy"),
+     ({"min_p": 0.1}, "greedy"),
      ({"temperature": 0.0}, "do_sample"), ({"temperature": 0.0, "top_k": 5}, "chat")],
 )  # fmt: skip
 def test_flags_without_effect_are_refused(given: dict, task: str) -> None:
@@ -40,6 +46,7 @@ def test_flags_without_effect_are_refused(given: dict, task: str) -> None:
 @pytest.mark.parametrize(
     "given,flag",
     [({"max_new_tokens": 0}, "--max-new-tokens"), ({"temperature": -0.1}, "--temperature"),
+     ({"min_p": 1.5}, "--min-p"), ({"stop": ("",)}, "--stop"),
      ({"top_k": -1}, "--top-k"), ({"top_p": 0.0}, "--top-p")],
 )  # fmt: skip
 def test_wrong_numbers_name_their_flag(given: dict, flag: str) -> None:
@@ -61,7 +68,16 @@ def test_inputs_fit_the_task() -> None:
     with pytest.raises(ConfigError, match="one of --prompt and --prompts-file"):
         TaskSettings(prompt="x", prompts_file=Path("y"))
     with pytest.raises(ConfigError, match="--history-turns"):
-        TaskSettings(task="chat", history_turns=-1)
+        ChatSettings(history_turns=-1)
     assert TaskSettings(task="sample").kind == "do_sample"
     with pytest.raises(ConfigError, match="--seq-length"):
         LoadSettings(load=Path("x"), seq_length=1)
+
+
+def test_settings_of_the_chat_need_a_chat() -> None:
+    ChatSettings().check_task("greedy")
+    ChatSettings(stats=True, overflow="error").check_task("chat")
+    with pytest.raises(ConfigError, match="--overflow, --no-history-file: only --task chat"):
+        ChatSettings(overflow="error", keep_history=False).check_task("greedy")
+    with pytest.raises(ConfigError, match="contradict"):
+        ChatSettings(history_file=Path("x"), keep_history=False)
