@@ -71,7 +71,7 @@ def test_where_lines_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_history() == Path("/me/.local/state/mindspeed-llm/chat_history")
 
 
-def test_prompt_toolkit_edits_completes_and_takes_pasted_lines(tmp_path: Path) -> None:
+def test_prompt_toolkit_edits_and_takes_pasted_lines(tmp_path: Path) -> None:
     toolkit = pytest.importorskip("prompt_toolkit", reason="the extra `chat`")
     from prompt_toolkit.input import create_pipe_input
     from prompt_toolkit.output import DummyOutput
@@ -79,11 +79,11 @@ def test_prompt_toolkit_edits_completes_and_takes_pasted_lines(tmp_path: Path) -
     from mindspeed_llm.cli import lines
 
     history = private_file(tmp_path / "history")
-    keys = "helo\x1b[Dl\r" + "/he\t\r" + "\x1b[200~two\nlines\x1b[201~\r"
+    keys = "helo\x1b[Dl\r" + "\x1b[200~two\nlines\x1b[201~\r"
     with create_pipe_input() as pipe:
         pipe.send_text(keys)
         with toolkit.application.create_app_session(input=pipe, output=DummyOutput()):
             read = lines._prompt_toolkit(history, ["/help"])
-            assert [read("> ") for _ in range(3)] == ["hello", "/help", "two\nlines"]
+            assert [read("> ") for _ in range(2)] == ["hello", "two\nlines"]
     assert "+hello" in history.read_text()
     assert history.stat().st_mode & 0o777 == 0o600
