@@ -124,7 +124,7 @@ def _difference(renderer: Renderer, conversation: Conversation, theirs: str,
         return None
     ids = list(renderer.render(conversation).ids)
     whole = _encode(renderer, ours)
-    if ids != whole:
+    if ids != whole and not _answers_begin_otherwise(renderer, conversation):
         return _shown(renderer, conversation, ours, ours, "token ids", ids)
     return None
 
@@ -137,6 +137,20 @@ def _cut_on_purpose(renderer: Renderer, conversation: Conversation, parts: Seque
         return True
     lead = template.answer.partition(CONTENT)[0] if isinstance(template, Template) else ""
     return any(p.kind == "answer" and p.text.removeprefix(lead)[:1].isspace() for p in parts)
+
+
+def _answers_begin_otherwise(renderer: Renderer, conversation: Conversation) -> bool:
+    """Whether only answers can differ: they begin with a blank behind text (DeepSeek 2, Llama 2),
+    which some tokenizers cut otherwise where generation begins than inside a running text."""
+    template = renderer.template
+    if not isinstance(template, Template) or not template.answer[0].isspace():
+        return False
+    if template.header.endswith(template.markers):
+        return False
+    asked = dataclasses.replace(conversation, messages=conversation.messages[:1])
+    own = {BOS: renderer.tokenizer.bos_token or "", EOS: renderer.tokenizer.eos_token or ""}
+    text = "".join(own.get(p.text, p.text) for p in template.plan(asked))
+    return renderer.prompt(asked) == _encode(renderer, text)
 
 
 def _encode(renderer: Renderer, text: str) -> list[int]:
