@@ -17,7 +17,7 @@ from mindspeed_llm.data.prepare import Progress, prepare
 
 _REFUSED = {
     "--tokenizer-not-use-fast": "only fast tokenizers are used; they give the same ids",
-    "--enable-thinking": "no template of this version has thinking",
+    "--enable-thinking": "say --thinking keep, strip-history or expand",
     "--streaming": "input is always read in a stream; leave the flag out",
     "--overwrite-cache": "there is no cache; a new run replaces the older files",
     "--cache-dir": "there is no cache; temporaries lie beside the output",

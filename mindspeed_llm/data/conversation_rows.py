@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mindspeed_llm.config.data import PreprocessConfig
 from mindspeed_llm.data.messages import Conversation, RowError
-from mindspeed_llm.data.render import Rendered, Renderer
+from mindspeed_llm.data.render import IGNORE, Rendered, Renderer
 from mindspeed_llm.data.report import KEPT, OVER_LENGTH, REPAIRED, TRUNCATED, Made
 from mindspeed_llm.data.roles import repair
 from mindspeed_llm.data.sources import Source
@@ -73,6 +73,10 @@ class ConversationRows:
     def _row(
         self, item: Taken, samples: Sequence[tuple[Conversation, Rendered]]
     ) -> Made | RowError:
+        # Where thinking is stripped, an earlier answer may be the only target and not stand as such.
+        samples = [(talk, row) for talk, row in samples if any(i != IGNORE for i in row.labels)]
+        if not samples:
+            return RowError("messages", "no token is a training target", kind="no target")
         limit = self.config.seq_length
         if limit is None or all(len(row.ids) <= limit for _, row in samples):
             outcome = REPAIRED if item.repairs else KEPT

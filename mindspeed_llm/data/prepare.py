@@ -88,7 +88,11 @@ def make_renderer(tokenizer: Tokenizer, config: PreprocessConfig) -> Renderer:
         template = HfChatTemplate(tokenizer)
     else:
         template = find_template(config.prompt_type, config.template_compat, config.thinking)
-    return Renderer(tokenizer, template)
+    renderer = Renderer(tokenizer, template)
+    if renderer.end_id is None and config.template_compat is None:
+        _LOG.warning("--prompt-type %s has no end-of-turn token: a model trained with it never "
+                     "learns to stop", config.prompt_type)  # fmt: skip
+    return renderer
 
 
 def prepare(config: PreprocessConfig,
@@ -156,6 +160,13 @@ def _check_columns(file: InputFile, source: Source, present: frozenset[str]) -> 
 
 def _verify(maker: ConversationRows, chunks: Sequence[Chunk]) -> None:
     renderer = maker.renderer
+    if maker.config.template_compat is not None:
+        _LOG.warning(
+            "--template-compat %s: what MindSpeed-LLM 2.1 makes of template %s, not compared with "
+            "the tokenizer's own; its answers may end with another label than the token that "
+            "follows them", maker.config.template_compat, renderer.template.name,
+        )  # fmt: skip
+        return
     sample: list[Conversation] = []
     for _, row in ChunkReader(maker.source.columns).read(chunks[0]):
         if len(sample) == _VERIFIED_ROWS:

@@ -55,6 +55,13 @@ def _check_data(settings: Settings, where: str, manifest: Manifest, model: Model
             f"--prompt-type is {asked}, but {where} was prepared with {manifest.template}; use "
             "that, or prepare the data again"
         )
+    if manifest.settings.get("template_compat"):
+        _log.warning(
+            "%s: prepared with --template-compat %s. Where its labels say eos over an end-of-turn "
+            "token, the model learns to say eos at the end of an answer and not the token that its "
+            "chats contain; it stops only where eos is a stop token too",
+            where, manifest.settings["template_compat"],
+        )  # fmt: skip
     check_packing(settings, where, manifest.packing, model)
     if manifest.vocab_size > model.vocab_size:
         raise DataError(
