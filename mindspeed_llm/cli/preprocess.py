@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from rich import progress as rich_progress
 from rich.console import Console
 
+from mindspeed_llm.cli.inspect_data import show_rows, terminal
 from mindspeed_llm.config.data import PreprocessConfig
 from mindspeed_llm.config.flags import parse
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest
 from mindspeed_llm.data.prepare import Progress, prepare
+from mindspeed_llm.data.render import Rendered
+from mindspeed_llm.data.tokenizer import Tokenizer
+from mindspeed_llm.data.view import view_row
 
 _REFUSED = {
     "--tokenizer-not-use-fast": "only fast tokenizers are used; they give the same ids",
@@ -30,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
                       description="Conversations -> token ids and labels.")  # fmt: skip
     start = time.monotonic()
     with _shown(config.log_interval) as progress:
-        report = prepare(config, progress)
+        report = prepare(config, progress, _show_samples)
     for line in report.lines():
         print(line)
     files = DatasetFiles(config.output_prefix)
@@ -40,6 +44,12 @@ def main(argv: Sequence[str]) -> int:
     print(f"wrote {files.manifest} and its six files in {time.monotonic() - start:.1f} s; "
           f"for training: --data-path {config.output_prefix}")  # fmt: skip
     return 0
+
+
+def _show_samples(rows: Sequence[Rendered], tokenizer: Tokenizer) -> None:
+    views = [view_row(number, row.ids, row.labels, tokenizer) for number, row in enumerate(rows)]
+    show_rows(terminal(sys.stdout), views)
+    sys.stdout.flush()
 
 
 @contextmanager

@@ -118,6 +118,9 @@ class PreprocessConfig:
     )
     workers: int = setting(1, help="processes; the files are the same for any number")
     log_interval: int = setting(1000, help="rows between two progress lines")
+    show_samples: int = setting(
+        0, help="first show so many rows, as inspect-data does: what is trained, token by token"
+    )
     seed: int = setting(1234, help="seed of random choices, kept in the manifest")
 
     def __post_init__(self) -> None:
@@ -125,6 +128,8 @@ class PreprocessConfig:
             raise ConfigError(f"--workers {self.workers}: expected at least 1")
         if self.log_interval < 1:
             raise ConfigError(f"--log-interval {self.log_interval}: expected at least 1")
+        if self.show_samples < 0:
+            raise ConfigError(f"--show-samples {self.show_samples}: expected 0 or more")
         if self.seq_length is not None and self.seq_length < 2:
             raise ConfigError(f"--seq-length {self.seq_length}: expected at least 2 tokens")
         if self.truncation != "drop" and self.seq_length is None:

@@ -30,7 +30,8 @@ _TOKENIZER = (
     "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
     "generation_config.json",
 )  # fmt: skip
-_NOT_CONTENT = {"input", "output_prefix", "tokenizer_name_or_path", "workers", "log_interval"}
+_NOT_CONTENT = {"input", "output_prefix", "tokenizer_name_or_path", "workers", "log_interval",
+                "show_samples"}  # fmt: skip
 _BLOCK = 1 << 20
 
 

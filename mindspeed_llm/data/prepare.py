@@ -27,7 +27,7 @@ from mindspeed_llm.data.mixing import mix
 from mindspeed_llm.data.packing import Packing, best_fit_decreasing
 from mindspeed_llm.data.plain_text import PlainTextRows, PlainTextSource
 from mindspeed_llm.data.readers import Chunk, ChunkReader, line_numbers, split_chunks
-from mindspeed_llm.data.render import Renderer
+from mindspeed_llm.data.render import Rendered, Renderer
 from mindspeed_llm.data.report import (
     LISTED,
     NOT_MIXED_IN,
@@ -96,12 +96,15 @@ def make_renderer(tokenizer: Tokenizer, config: PreprocessConfig) -> Renderer:
 
 
 def prepare(config: PreprocessConfig,
-            progress: Callable[[Progress], None] | None = None) -> Report:  # fmt: skip
+            progress: Callable[[Progress], None] | None = None,
+            show: Callable[[Sequence[Rendered], Tokenizer], None] | None = None,
+            ) -> Report:  # fmt: skip
     """Prepare the data set of `config`; an older one of the same prefix is replaced at the end.
 
     Args:
         config: checked settings.
         progress: called after every chunk.
+        show: called once before the first chunk, with the first --show-samples rows of the input.
 
     Returns:
         What became of every row. It is also written beside the data set.
@@ -126,12 +129,32 @@ def prepare(config: PreprocessConfig,
             raise DataError(f"--input {' '.join(config.input)}: no rows")
         if config.verify_template and isinstance(maker, ConversationRows):
             _verify(maker, chunks)
+        if show is not None and config.show_samples:
+            show(_first_rows(maker, chunks, config.show_samples), maker.tokenizer)
         work = Work(maker, scratch, ChunkReader(source.columns), config.strict)
         parts = [Part(path, None if weights is None else weights[number])
                  for number, path in enumerate(paths)]  # fmt: skip
         run = _Run(config, files, inputs, chunks, work, parts)
         run.read(progress)
         return run.finish()
+
+
+def _first_rows(maker: RowMaker, chunks: Sequence[Chunk], count: int) -> list[Rendered]:
+    """The first `count` rows that can be made; faults are reported when the run meets them."""
+    rows: list[Rendered] = []
+    reader = ChunkReader(maker.source.columns)
+    for _, row in (pair for chunk in chunks for pair in reader.read(chunk)):
+        if len(rows) >= count:
+            break
+        if isinstance(row, RowError):
+            continue
+        try:
+            (made,) = maker.make([maker.take(row)])
+        except RowError:
+            continue
+        if not isinstance(made, RowError):
+            rows += made.pieces
+    return rows[:count]
 
 
 def _make_maker(config: PreprocessConfig, source: Source) -> RowMaker:

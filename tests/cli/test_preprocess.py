@@ -76,3 +76,33 @@ def test_a_mistake_is_one_error_and_nothing_is_written(
 def test_flags_that_cannot_be_honoured_say_why(arguments, capsys, flag):
     assert run(preprocess.main, [*arguments, flag]) == 2
     assert f"{flag} cannot be honoured here" in capsys.readouterr().err
+
+
+def test_samples_are_shown_before_the_run(arguments, capsys, monkeypatch):
+    real, seen = preprocess.prepare, []
+
+    def watched(config, progress, show):
+        def first(*shown):
+            seen.append("shown")
+            show(*shown)
+
+        return real(config, lambda at: seen.append("chunk"), first)
+
+    monkeypatch.setattr(preprocess, "prepare", watched)
+    assert run(preprocess.main, [*arguments, "--workers", "1", "--show-samples", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert seen[:2] == ["shown", "chunk"] and seen.count("shown") == 1
+    assert "row 0: " in printed and "row 1: " in printed and "row 2: " not in printed
+    assert printed.index("row 1: ") < printed.index("rows read")
+    trained = [line for line in printed.splitlines() if line[22:25] == "+++"]
+    assert len(trained) >= 2 and all(line.endswith("<end_of_turn>") for line in trained)
+
+
+def test_unusable_rows_are_not_shown(tmp_path, arguments, capsys):
+    source = tmp_path / "rows.jsonl"
+    source.write_text("not JSON\n" + '{"instruction": 1}\n' + json.dumps(ROWS[0]) + "\n")
+    asked = changed(arguments, input=str(source), workers="1")
+    assert run(preprocess.main, [*asked, "--show-samples", "9", "--on-bad-row", "skip"]) == 0
+    printed = capsys.readouterr().out
+    assert "row 0: " in printed and "row 1: " not in printed
+    assert run(preprocess.main, [*arguments, "--show-samples", "-1"]) == 2
