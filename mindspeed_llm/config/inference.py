@@ -35,6 +35,17 @@ class LoadSettings:
         None, help="chat template, the one the model was tuned with (gemma, chatml, llama3, ...)"
     )
     hf_chat_template: bool = setting(False, help="the tokenizer's own chat template instead")
+    template_compat: str | None = setting(
+        None,
+        help="'mindspeed': the prompt as MindSpeed-LLM 2.1 writes it, for a model tuned so",
+        choices=("mindspeed",),
+    )
+    thinking: str | None = setting(
+        None,
+        help="'keep': earlier answers keep their <think> blocks in the prompt, for a model tuned so; "
+        "else they are removed, as the model's own template does",
+        choices=("keep", "strip-history", "expand"),
+    )
     system: str | None = setting(None, help="system text; default: the template's own")
     bf16: bool = setting(False, help="bfloat16 weights and activations instead of fp32")
     seq_length: int | None = setting(
@@ -48,6 +59,12 @@ class LoadSettings:
                 f"--prompt-type {self.prompt_type} and --hf-chat-template name two templates; "
                 "give one of them"
             )
+        for flag, value in (
+            ("--template-compat", self.template_compat),
+            ("--thinking", self.thinking),
+        ):
+            if value is not None and self.prompt_type is None:
+                raise ConfigError(f"{flag} {value} is for the templates of --prompt-type; give one")
         if self.seq_length is not None and self.seq_length < 2:
             raise ConfigError(f"--seq-length is {self.seq_length}; expected 2 or more")
 

@@ -73,7 +73,7 @@ class ConversationRows:
     def _row(
         self, item: Taken, samples: Sequence[tuple[Conversation, Rendered]]
     ) -> Made | RowError:
-        # Where thinking is stripped, an earlier answer may be the only target and not stand as such.
+        # Where thinking is stripped, the only target may be an answer that does not stand as such.
         samples = [(talk, row) for talk, row in samples if any(i != IGNORE for i in row.labels)]
         if not samples:
             return RowError("messages", "no token is a training target", kind="no target")

@@ -84,8 +84,9 @@ def _renderer(settings: LoadSettings, tokenizer: Tokenizer) -> Renderer | None:
         return Renderer(tokenizer, HfChatTemplate(tokenizer))
     if settings.prompt_type is None:
         return None
-    renderer = Renderer(tokenizer, find_template(settings.prompt_type))
-    if rank() == 0:
+    template = find_template(settings.prompt_type, settings.template_compat, settings.thinking)
+    renderer = Renderer(tokenizer, template)
+    if rank() == 0 and settings.template_compat is None:
         _compare_template(renderer)
     return renderer
 
