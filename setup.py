@@ -15,6 +15,8 @@ GGUF = ["gguf>=0.17"]
 CHAT = ["prompt-toolkit>=3.0.36"]
 # megatron-core's own torch_dist saver, which the tests compare with, asks it for the memory in use.
 PSUTIL = "psutil"
+# The oracle for LoRA: its gradients, and that it opens what is exported. Both are under a megabyte.
+PEFT = ["peft>=0.15", "accelerate"]
 
 setup(
     name="mindspeed-llm",
@@ -43,7 +45,7 @@ setup(
         "npu": ["torch_npu"],
         "cuda": [],
         "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
-        "dev": PLOT + GGUF + CHAT + ["pytest>=8", "ruff>=0.8", PSUTIL],
+        "dev": PLOT + GGUF + CHAT + ["pytest>=8", "ruff>=0.8", PSUTIL] + PEFT,
     },
     entry_points={"console_scripts": ["mindspeed-llm = mindspeed_llm.cli.main:main"]},
 )

@@ -34,7 +34,13 @@ from mindspeed_llm.checkpoint.hf_source import (
     global_shape,
 )
 from mindspeed_llm.checkpoint.progress import ByteProgress
-from mindspeed_llm.checkpoint.store import ChunkReader, Planned, merge_indexes, write_chunks
+from mindspeed_llm.checkpoint.store import (
+    ChunkReader,
+    Planned,
+    TensorSource,
+    merge_indexes,
+    write_chunks,
+)
 from mindspeed_llm.checkpoint.tensor_file import TensorFileWriter
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
@@ -92,7 +98,7 @@ def hf_to_mcore(
     weights = HFWeights(load_dir)
     parallel = parallel or ParallelConfig()
     parallel.check_model(weights.model)
-    _check_target(save_dir, overwrite)
+    check_mcore_target(save_dir, overwrite)
     weights.check_tied_head()
     rules = {}
     for rule in weights.rules:
@@ -110,7 +116,7 @@ def hf_to_mcore(
 
     def fetch(planned: Planned) -> torch.Tensor:
         tensor = weights.compose(rules[planned]).reshape(planned.shape)
-        return _cast(tensor, planned.dtype, rules[planned].mcore)
+        return cast(tensor, planned.dtype, rules[planned].mcore)
 
     total = sum(p.nbytes for p in rules)
     staging = Staging.begin(save_dir, None)
@@ -140,7 +146,8 @@ def hf_to_mcore(
     return Converted(checkpoint.path, len(rules), total, tuple(weights.skipped))
 
 
-def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """`tensor` in `dtype`; raises CheckpointError where fp16 cannot hold a value."""
     if tensor.dtype == dtype:
         return tensor
     out = tensor.to(dtype)
@@ -160,7 +167,8 @@ def _check_apart(source: Path, target: Path) -> None:
                               "choose another directory")  # fmt: skip
 
 
-def _check_target(save_dir: Path, overwrite: bool) -> None:
+def check_mcore_target(save_dir: Path, overwrite: bool) -> None:
+    """Raise CheckpointError unless a checkpoint may be written to `save_dir`."""
     if not save_dir.exists():
         return
     if not save_dir.is_dir():
@@ -204,7 +212,7 @@ def mcore_to_hf(
     reader = checkpoint.reader()
     rules = expand(rules_of(model), model.num_layers)
     _check_stored(checkpoint, reader, rules, model)
-    target = _hf_target(load_dir, save_dir, model, overwrite)
+    target = hf_target(load_dir, save_dir, model, overwrite)
     needed = {c.file for s in reader.tensors.values() if s.section == "model" for c in s.chunks}
     hf = {name for name in checkpoint.files if name.startswith("hf/")}
     verify(checkpoint, needed | hf | {COMMON}, "full")
@@ -212,7 +220,7 @@ def mcore_to_hf(
     staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         records = copy_assets(checkpoint.hf_dir, staging, tokenizer)
-        tensors, nbytes = _write_hf(staging, reader, rules, model, dtype, shard_bytes)
+        tensors, nbytes = write_hf_weights(staging, reader, rules, model, dtype, shard_bytes)
         written = (
             {dtype} if dtype else {reader.tensors[global_name(r.mcore)[0]].dtype for r in rules}
         )
@@ -223,7 +231,7 @@ def mcore_to_hf(
         sync_tree(staging)
         if check is not None:
             check(staging)
-        _put_in_place(staging, target)
+        put_in_place(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -251,10 +259,10 @@ def _check_stored(
 
 def check_hf_target(load_dir: Path, save_dir: Path, overwrite: bool = False) -> None:
     """Raise CheckpointError unless `mcore_to_hf` may write a checkpoint of `load_dir`'s model."""
-    _hf_target(load_dir, save_dir, read_model(model_directory(load_dir)), overwrite)
+    hf_target(load_dir, save_dir, read_model(model_directory(load_dir)), overwrite)
 
 
-def _hf_target(load_dir: Path, save_dir: Path, model: ModelConfig, overwrite: bool) -> Path:
+def hf_target(load_dir: Path, save_dir: Path, model: ModelConfig, overwrite: bool) -> Path:
     """Where the Hugging Face directory goes; raises unless that place is free."""
     target = save_dir
     if (save_dir / CONFIG).is_file() and not overwrite:
@@ -276,9 +284,9 @@ def _hf_target(load_dir: Path, save_dir: Path, model: ModelConfig, overwrite: bo
     return target
 
 
-def _write_hf(
+def write_hf_weights(
     directory: Path,
-    reader: ChunkReader,
+    reader: TensorSource,
     rules: list[NameRule],
     model: ModelConfig,
     dtype: torch.dtype | None,
@@ -307,7 +315,7 @@ def _write_hf(
                 for rule in shard:
                     parts = to_hf(rule, model, _whole(reader, rule, model))
                     for (hf_name, kind, _), part in zip(entries(rule), parts, strict=True):
-                        writer.write(hf_name, _cast(part, kind, hf_name))
+                        writer.write(hf_name, cast(part, kind, hf_name))
                         weight_map[hf_name] = path.name
                     progress.advance(size(rule))
                 writer.finish()
@@ -334,7 +342,7 @@ def _shards(
     yield shard
 
 
-def _whole(reader: ChunkReader, rule: NameRule, model: ModelConfig) -> torch.Tensor:
+def _whole(reader: TensorSource, rule: NameRule, model: ModelConfig) -> torch.Tensor:
     """The whole, unpadded megatron-core tensor of `rule`, from however many chunks."""
     key, layer = global_name(rule.mcore)
     shape = mcore_shape(rule, model)
@@ -344,7 +352,8 @@ def _whole(reader: ChunkReader, rule: NameRule, model: ModelConfig) -> torch.Ten
     return out.reshape(shape)
 
 
-def _put_in_place(staging: Path, target: Path) -> None:
+def put_in_place(staging: Path, target: Path) -> None:
+    """Give a finished directory its name; what has that name is replaced and removed."""
     aside = None
     if target.is_dir() and any(target.iterdir()):
         aside = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")

@@ -6,30 +6,27 @@ Model and optimizer tensors, random states and JSON state go through `sharded`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import Float16Module
 
+from mindspeed_llm.checkpoint import adapter as adapters
 from mindspeed_llm.checkpoint import optimizer_state, ranks, rng
 from mindspeed_llm.checkpoint.directory import (
-    HF,
     CheckpointDir,
     Staging,
     Verify,
     find_checkpoint,
-    is_checkpoint_root,
-    is_hf_directory,
     iteration_name,
-    verify,
 )
-from mindspeed_llm.checkpoint.hf_source import HFSource
 from mindspeed_llm.checkpoint.objects import pack, unpack
 from mindspeed_llm.checkpoint.progress import ByteProgress
 from mindspeed_llm.checkpoint.sharded import (
@@ -50,6 +47,14 @@ from mindspeed_llm.checkpoint.store import (
     merge_indexes,
 )
 from mindspeed_llm.checkpoint.tensor_file import FileRecord
+from mindspeed_llm.checkpoint.weights import (
+    Place,
+    identify,
+    locate,
+    open_base,
+    open_weights,
+    verify_sections,
+)
 from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.logging import get_logger
 from mindspeed_llm.models.registry import read_model
@@ -65,7 +70,9 @@ def save_training(
     model: Sequence[torch.nn.Module],
     optimizer: MegatronOptimizer | None,
     state: Mapping[str, Any],
+    lora: Mapping[str, Any] | None = None,
     hf_assets: Path,
+    stop_ids: Sequence[int] = (),
 ) -> CheckpointDir:
     """Write `<root>/iter_<iteration>`, complete or not at all; every rank calls it.
 
@@ -75,7 +82,10 @@ def save_training(
         optimizer: megatron-core's, distributed or not; None saves weights and state only.
         state: plain data (see `objects.pack`) that is the same on every rank: scheduler,
             consumed samples, settings. `load_training` gives it back.
+        lora: of a model with adapters, of which only these are written: `adapter.facts`.
         hf_assets: directory of config.json and tokenizer, e.g. `model_directory(load_dir)`.
+        stop_ids: ids that end an answer as it was trained; the checkpoint's generation_config.json
+            names them, and so does what is exported from it. Rank 0's count.
 
     Raises:
         CheckpointError: on every rank, if any rank could not write; nothing is left behind and
@@ -89,11 +99,13 @@ def save_training(
         if optimizer is not None:
             shares[OPTIMIZER] = optimizer_state.to_save(optimizer, states)
         shares[MODEL] = split_for_saving(states, MODEL)
+    partial = _frozen(_model_states(model))  # anew: splitting has changed the former
     facts = {
         "layout": _layout(),
         "optimizer": optimizer_state.kinds(optimizer),
         "megatron_core": version("megatron-core"),
     }
+    facts |= {} if lora is None else {"lora": dict(lora)}
     staging = _begin(root, iteration)
     try:
         with ranks.together(f"saving {iteration_name(iteration)} to {root}"):
@@ -105,7 +117,8 @@ def save_training(
         with ranks.together(f"saving {iteration_name(iteration)} to {root}"):
             if ranks.rank() == 0:
                 about = facts | {"vocab_size": vocab_size, "iteration": iteration}
-                done = _commit(staging, everything, extra, about, hf_assets)
+                assets = hf_assets, stop_ids
+                done = _commit(staging, everything, extra, about, assets, partial)
         iteration, done = ranks.from_first([iteration, done])
     except BaseException:
         if ranks.rank() == 0:
@@ -115,8 +128,16 @@ def save_training(
     return CheckpointDir(root / iteration_name(iteration), iteration, files)
 
 
-def load_weights(root: Path, model: Sequence[torch.nn.Module], *, check: Verify = "full") -> None:
+def load_weights(
+    root: Path,
+    model: Sequence[torch.nn.Module],
+    *,
+    adapter: Path | None = None,
+    check: Verify = "full",
+) -> None:
     """Fill `model` in place from a checkpoint of any layout, or from a Hugging Face directory.
+
+    An adapter is merged into the weights, and so is that of a LoRA checkpoint at `root`.
 
     Weights of another floating-point dtype are cast (and it is logged). Call it before the
     optimizer is made, or `optimizer.reload_model_params()` afterwards. Every rank calls it.
@@ -124,23 +145,41 @@ def load_weights(root: Path, model: Sequence[torch.nn.Module], *, check: Verify 
     Args:
         root: checkpoint root or directory (see `find_checkpoint`), or a Hugging Face model.
         model: this rank's chunks, possibly wrapped.
+        adapter: a LoRA checkpoint, or a PEFT directory.
         check: see `directory.Verify`; a Hugging Face directory has nothing to check against.
 
     Raises:
         CheckpointError: missing, damaged, or of another model; `model` is then unchanged.
     """
-    root = Path(root)
-    if not is_checkpoint_root(root) and is_hf_directory(root):
-        source: TensorSource = HFSource(root)
-        vocab_size = read_model(root).vocab_size
-        _log.info("loading Hugging Face weights from %s", root)
-    else:
-        checkpoint = find_checkpoint(root)
-        source = checkpoint.reader()
-        vocab_size = checkpoint.common()["about"]["vocab_size"]
-        _verify_sections(checkpoint, source.tensors, (MODEL,), check)
-        _log.info("loading weights from %s", checkpoint.path)
+    source, vocab_size = open_weights(locate(Path(root), adapter), check=check)
     _fill_model(_model_states(model), source, vocab_size, cast=True)
+
+
+def load_base(
+    place: Place, model: Sequence[torch.nn.Module], expected: adapters.Base | None
+) -> adapters.Base:
+    """Fill `model` with the weights at `place.base`, without the adapter; every rank calls it.
+
+    Returns:
+        what these weights are; checked against `expected`, the adapter's.
+
+    Raises:
+        CheckpointError: missing, damaged, of another model, or other weights than expected.
+    """
+    source, vocab_size = open_base(place.base)
+    base = identify(place, source, vocab_size, expected)
+    _fill_model(_model_states(model), source, vocab_size, cast=True)
+    return base
+
+
+def load_adapter(adapter: adapters.Adapter, model: Sequence[torch.nn.Module]) -> None:
+    """Fill the adapters of `model`; every rank calls it.
+
+    Raises:
+        CheckpointError: it is of another shape, or has no A that a fused layer's parts share.
+    """
+    layers = _unwrapped(model)[0].config.num_layers
+    _fill_model(_model_states(model), adapter.source(layers), 0, cast=True)
 
 
 def load_training(
@@ -166,7 +205,7 @@ def load_training(
                               "start from its weights instead of resuming")  # fmt: skip
     common = checkpoint.common()
     source = checkpoint.reader()
-    _verify_sections(checkpoint, source.tensors, (MODEL, OPTIMIZER, RNG, OBJECTS), check)
+    verify_sections(checkpoint, source.tensors, (MODEL, OPTIMIZER, RNG, OBJECTS), check)
     about, layout = common["about"], _layout()
 
     def tensor(key: str) -> torch.Tensor:
@@ -202,6 +241,24 @@ def load_training(
     return unpack(common["state"], tensor)
 
 
+def _frozen(states: Mapping[str, Mapping[str, Any]]) -> Callable[[str], bool]:
+    """Says of a key whether it is the optimizer's state of a weight that is frozen in some layers,
+    so that the state of these is not there; every rank calls it."""
+    mine = sorted(
+        item.key
+        for state in states.values()
+        for item in nested_values(dict(state))
+        if getattr(getattr(item, "data", None), "requires_grad", None) is False
+    )
+    frozen = {key for keys in ranks.gather(mine) for key in keys}
+    head = f"{OPTIMIZER}.state."
+
+    def partial(key: str) -> bool:
+        return key.startswith(head) and key.removeprefix(head).partition(".")[2] in frozen
+
+    return partial
+
+
 def _layout() -> dict[str, int]:
     return {
         "processes": ranks.world_size(),
@@ -220,16 +277,24 @@ def _unwrapped(model: Sequence[torch.nn.Module]) -> list[torch.nn.Module]:
 
 
 def _model_states(model: Sequence[torch.nn.Module]) -> dict[str, dict[str, Any]]:
-    """Sharded state dicts of the chunks; their data are the parameters themselves."""
+    """Sharded state dicts of the chunks; their data are the parameters themselves.
+
+    A model with adapters stands for these alone: its other weights are the base's, unchanged.
+    """
     metadata = {
         "singleton_local_shards": False,
         "non_homogeneous_layers": False,
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }
-    return {
+    states = {
         f"{MODEL}{i}": chunk.sharded_state_dict(metadata=metadata)
         for i, chunk in enumerate(_unwrapped(model))
     }
+    own = {
+        name: {key: value for key, value in state.items() if key.endswith((adapters.A, adapters.B))}
+        for name, state in states.items()
+    }
+    return own if any(own.values()) else states
 
 
 def _begin(root: Path, iteration: int | None) -> Staging:
@@ -287,11 +352,12 @@ def _commit(
     everything: list[Any],
     extra: dict[str, Any],
     about: dict[str, Any],
-    hf_assets: Path,
+    assets: tuple[Path, Sequence[int]],
+    partial: Callable[[str], bool],
 ) -> list[dict[str, Any]]:
     """Rank 0: index, JSON and Hugging Face files, then the commit; the records of all files."""
     records = [FileRecord(**record) for share in everything for record in share[0]]
-    index = merge_indexes(index_from_parts(share[1]) for share in everything)
+    index = merge_indexes((index_from_parts(share[1]) for share in everything), partial)
     objects: dict[str, Any] = {}
     for share in everything:
         objects |= share[3]
@@ -302,7 +368,8 @@ def _commit(
         "objects": objects,
         "rng": [share[2] for share in everything],
     }
-    records += staging.write_documents(index, common, hf_assets)
+    hf_assets, stop_ids = assets
+    records += staging.write_documents(index, common, hf_assets, stop_ids=stop_ids)
     checkpoint = staging.commit(records)
     return [vars(record) for record in checkpoint.files.values()]
 
@@ -310,18 +377,6 @@ def _commit(
 def index_from_parts(data: Mapping[str, Any]) -> dict[str, Stored]:
     """One rank's share of an index, which need not cover its tensors."""
     return index_from_json(data, "a rank's share of the index", whole=False)
-
-
-def _verify_sections(
-    checkpoint: CheckpointDir,
-    tensors: Mapping[str, Stored],
-    sections: Iterable[str],
-    check: Verify,
-) -> None:
-    wanted = set(sections)
-    names = {c.file for s in tensors.values() if s.section in wanted for c in s.chunks}
-    hf = {name for name in checkpoint.files if name.startswith(f"{HF}/")}
-    verify(checkpoint, names | hf, check)
 
 
 def _fill_model(

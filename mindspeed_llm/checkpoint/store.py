@@ -65,12 +65,14 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A global tensor of a store."""
+    """A global tensor of a store; `partial`: it need not be whole, as the optimizer's state of
+    layers of which some are frozen."""
 
     section: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     chunks: tuple[Chunk, ...] = ()
+    partial: bool = False
 
 
 class TensorSource(Protocol):
@@ -149,8 +151,13 @@ def _groups(plan: Sequence[Planned], limit: int) -> list[list[Planned]]:
     return groups
 
 
-def merge_indexes(parts: Iterable[Mapping[str, Stored]]) -> dict[str, Stored]:
+def merge_indexes(
+    parts: Iterable[Mapping[str, Stored]], partial: Callable[[str], bool] = lambda key: False
+) -> dict[str, Stored]:
     """One index of all writers' parts; every tensor must be covered exactly once.
+
+    Args:
+        partial: says of a key that its tensor may have holes.
 
     Raises:
         CheckpointError: writers disagree on a tensor, or its boxes overlap or leave a hole.
@@ -162,7 +169,9 @@ def merge_indexes(parts: Iterable[Mapping[str, Stored]]) -> dict[str, Stored]:
             if (old.section, old.shape, old.dtype) != (new.section, new.shape, new.dtype):
                 raise CheckpointError(f"{key}: one rank holds {old.dtype} {old.shape}, another "
                                       f"{new.dtype} {new.shape}")  # fmt: skip
-            merged[key] = dataclasses.replace(old, chunks=old.chunks + new.chunks)
+            merged[key] = dataclasses.replace(
+                old, chunks=old.chunks + new.chunks, partial=partial(key)
+            )
     for key, stored in merged.items():
         _check_cover(key, stored)
     return merged
@@ -181,7 +190,7 @@ def _check_cover(key: str, stored: Stored) -> None:
             if overlap(box, (other.offset, other.shape)):
                 raise CheckpointError(f"{key}: boxes at {chunk.offset} and {other.offset} overlap")
     covered, size = sum(math.prod(c.shape) for c in chunks), math.prod(stored.shape)
-    if covered != size:
+    if covered != size and not stored.partial:
         raise CheckpointError(f"{key}: {covered} of its {size} elements are there")
 
 
@@ -197,6 +206,7 @@ def index_to_json(index: Mapping[str, Stored]) -> dict[str, Any]:
                 for c in stored.chunks
             ],
         }
+        | ({"partial": True} if stored.partial else {})
         for key, stored in index.items()
     }
 
@@ -218,6 +228,7 @@ def index_from_json(data: Any, where: str, *, whole: bool = True) -> dict[str, S
                           _sizes(c["shape"]))
                     for c in value["chunks"]
                 ),
+                value.get("partial") is True,
             )
             for key, value in data.items()
         }  # fmt: skip
@@ -264,6 +275,7 @@ class ChunkReader:
         """
         stored = self.tensors[key]
         wanted: Box = (tuple(offset), tuple(out.shape))
+        missing = out.numel()
         for chunk in stored.chunks:
             shared = overlap(wanted, (chunk.offset, chunk.shape))
             if shared is None:
@@ -276,6 +288,11 @@ class ChunkReader:
             )
             with torch.no_grad():
                 out[target].copy_(part)
+            missing -= part.numel()
+        if missing and stored.partial:  # of others, what lies behind the end is left as it is
+            raise CheckpointError(f"{self.directory}: {key} was not trained at {list(offset)}, so "
+                                  "that its state is not stored; train the same parameters again, "
+                                  "or start anew from the weights")  # fmt: skip
 
     def _checked(self, stored: Stored, chunk: Chunk) -> TensorFile:
         file = self._files.get(chunk.file)

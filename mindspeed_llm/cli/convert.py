@@ -12,6 +12,13 @@ import torch
 
 from mindspeed_llm.checkpoint.convert import Converted, check_hf_target, hf_to_mcore, mcore_to_hf
 from mindspeed_llm.checkpoint.directory import find_checkpoint
+from mindspeed_llm.checkpoint.merge import (
+    documents,
+    export_adapter,
+    merge_to_hf,
+    merge_to_mcore,
+)
+from mindspeed_llm.checkpoint.weights import Place, locate
 from mindspeed_llm.cli.verify import checker
 from mindspeed_llm.config import convert as config
 from mindspeed_llm.config.flags import parse
@@ -39,13 +46,48 @@ def main(argv: Sequence[str]) -> int:
         refused=config.REFUSED,
     )
     start = time.monotonic()
-    if settings.load_model_type == "hf":
+    place = locate(settings.load_dir, settings.lora_load)
+    if place.adapter is not None:
+        done = _with_adapter(settings, place)
+    elif settings.save_lora_to_hf:
+        raise ConfigError(f"--save-lora-to-hf: --load-dir {settings.load_dir} is no LoRA "
+                          "checkpoint; give one, or --lora-load")  # fmt: skip
+    elif settings.load_model_type == "hf":
         done = _to_mcore(settings)
     else:
         done = _to_hf(settings)
     seconds = time.monotonic() - start
     print(f"{done.tensors} tensors, {done.nbytes / 2**20:.1f} MiB, in {seconds:.1f} s: {done.path}")
     return 0
+
+
+def _with_adapter(settings: config.ConvertConfig, place: Place) -> Converted:
+    """Merge an adapter into its base weights, or export it by itself."""
+    _check(settings, documents(place))
+    if settings.save_lora_to_hf:
+        return export_adapter(place, settings.save_dir, overwrite=settings.overwrite)
+    if settings.save_model_type == "hf":
+        # The comparison loads one directory, so it takes a checkpoint that says where its base is.
+        alone = settings.lora_load is None and settings.verify
+        return merge_to_hf(
+            place,
+            settings.save_dir,
+            check=checker(settings.load_dir, documents(place)) if alone else None,
+            dtype=_dtype(settings),
+            shard_bytes=int(settings.max_shard_gb * 10**9),
+            tokenizer=settings.tokenizer_directory,
+            overwrite=settings.overwrite,
+        )
+    tp, pp = settings.target_tensor_parallel_size, settings.target_pipeline_parallel_size
+    with _target_flags():
+        return merge_to_mcore(
+            place,
+            settings.save_dir,
+            parallel=ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp),
+            dtype=_dtype(settings),
+            tokenizer=settings.tokenizer_directory,
+            overwrite=settings.overwrite,
+        )
 
 
 def _to_mcore(settings: config.ConvertConfig) -> Converted:

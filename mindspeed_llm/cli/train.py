@@ -4,9 +4,11 @@ flag means: the settings check themselves, `training` does the work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mindspeed_llm import logging as log
+from mindspeed_llm.cli.verify import checker
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.flags import parse
 from mindspeed_llm.config.parallel import ParallelConfig
@@ -21,6 +23,8 @@ from mindspeed_llm.config.train import (
     TrainConfig,
     TrainDataConfig,
 )
+from mindspeed_llm.config.tuning import TuningSettings
+from mindspeed_llm.errors import ConfigError
 
 
 def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
@@ -29,7 +33,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
     Raises:
         ConfigError: an unknown, refused, malformed or contradictory flag.
     """
-    train, data, optimizer, checkpoint, logs, runtime, parallel, architecture = parse(
+    train, data, optimizer, checkpoint, logs, runtime, parallel, tuning, architecture = parse(
         argv,
         TrainConfig,
         TrainDataConfig,
@@ -38,6 +42,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
         LogSettings,
         RuntimeSettings,
         ParallelConfig,
+        TuningSettings,
         ArchitectureFlags,
         prog="posttrain_gpt.py",
         description="Supervised fine-tuning on a prepared instruction data set.",
@@ -52,6 +57,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
         log=logs,
         runtime=runtime,
         parallel=parallel,
+        tuning=tuning,
     )
     return settings, architecture
 
@@ -80,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     # The first rank checks before it joins the others: a user's mistake is said once.
     first = log.rank() == 0
     inputs = read_inputs(settings, architecture, check_tokenizer=True) if first else None
+    export = None if inputs is None else _export(settings, inputs.hf_dir)
     init_distributed(device, settings.runtime.distributed_timeout_minutes)
     if inputs is None:
         inputs = read_inputs(settings, architecture, check_tokenizer=False)
@@ -87,4 +94,33 @@ def main(argv: Sequence[str]) -> int:
     train(prepare(settings, inputs, device.torch_device(local_rank())))
     # Only after success: a rank that leaves in the middle of an error would wait for the others.
     shutdown_distributed()
+    if export is not None:
+        export()
     return 0
+
+
+def _export(settings: Settings, model_dir: Path) -> Callable[[], None] | None:
+    """What writes --save-hf from the last checkpoint; a place that will not do is found now."""
+    target, save = settings.checkpoint.save_hf, settings.checkpoint.save
+    if target is None:
+        return None
+    assert save is not None  # CheckpointSettings
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise ConfigError(f"--save-hf {target}: is there already; choose another directory")
+    # Late: it imports megatron-core, which must be patched first.
+    from mindspeed_llm.checkpoint.convert import check_hf_target, mcore_to_hf
+    from mindspeed_llm.checkpoint.merge import merge_to_hf
+    from mindspeed_llm.checkpoint.weights import locate
+
+    check_hf_target(model_dir, target)
+    check = checker(save, model_dir) if settings.checkpoint.verify else None
+
+    def export() -> None:
+        place = locate(save)
+        if place.adapter is None:
+            done = mcore_to_hf(save, target, check=check)
+        else:
+            done = merge_to_hf(place, target, check=check)
+        log.get_logger(__name__).info("%d tensors written to %s", done.tensors, done.path)
+
+    return export

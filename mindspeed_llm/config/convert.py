@@ -20,8 +20,9 @@ REFUSED = {
     "out",
     "--num-layer-list": "the result loads at any pipeline layout; leave it out",
     "--noop-layers": "layers that do nothing are not supported",
-    "--lora-load": "LoRA weights are not converted yet",
-    "--save-lora-to-hf": "LoRA weights are not converted yet",
+    "--lora-r": "the adapter at --lora-load says it; leave it out",
+    "--lora-alpha": "the adapter at --lora-load says it; leave it out",
+    "--lora-target-modules": "the adapter at --lora-load says it; leave it out",
     "--moe-grouped-gemm": "mixture-of-experts models are not supported yet",
     "--make-vocab-size-divisible-by": "the vocabulary is padded when a model is built and stored "
     "without padding; leave it out",
@@ -67,6 +68,14 @@ class ConvertConfig:
     spec: tuple[str, ...] | None = setting(
         None, help="MindSpeed-LLM's layer spec (module and name); its family is compared"
     )
+    lora_load: Path | None = setting(
+        None,
+        help="adapter to merge into the weights of --load-dir: a LoRA checkpoint of ours or a PEFT "
+        "directory; a LoRA checkpoint may also be --load-dir itself",
+    )
+    save_lora_to_hf: bool = setting(
+        False, help="write the adapter by itself, as a PEFT directory; mg -> hf"
+    )
     max_shard_gb: float = setting(5.0, help="largest Hugging Face weight file, in 10^9 bytes")
     overwrite: bool = setting(False, help="replace a checkpoint or model that is in --save-dir")
     verify: bool = setting(
@@ -76,7 +85,9 @@ class ConvertConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.load_model_type == self.save_model_type:
+        if self.save_lora_to_hf:
+            self._check_adapter_export()
+        elif self.load_model_type == self.save_model_type and self.lora_load is None:
             raise ConfigError(
                 f"--load-model-type and --save-model-type are both {self.load_model_type}; nothing "
                 "to convert: a checkpoint loads at any layout as it is"
@@ -98,6 +109,15 @@ class ConvertConfig:
                 f"--tokenizer-model {place}: no such file or directory; expected tokenizer.json "
                 "or the directory that has it"
             )
+
+    def _check_adapter_export(self) -> None:
+        if (self.load_model_type, self.save_model_type) != ("mg", "hf"):
+            raise ConfigError("--save-lora-to-hf writes an adapter of ours for Hugging Face; "
+                              "give --load-model-type mg --save-model-type hf")  # fmt: skip
+        for flag, given in (("--tokenizer-model", self.tokenizer_model is not None),
+                            ("--params-dtype", self.params_dtype is not None)):  # fmt: skip
+            if given:
+                raise ConfigError(f"{flag} has no effect with --save-lora-to-hf; leave it out")
 
     @property
     def tokenizer_directory(self) -> Path | None:

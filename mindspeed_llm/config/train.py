@@ -16,6 +16,7 @@ from typing import Literal
 from mindspeed_llm.config.data import HF_PROMPT
 from mindspeed_llm.config.flags import flag_of, setting
 from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.config.tuning import TuningSettings
 from mindspeed_llm.errors import ConfigError
 
 DecayStyle = Literal["constant", "linear", "cosine", "WSD"]
@@ -301,9 +302,19 @@ class OptimizerSettings:
 class CheckpointSettings:
     """Where weights come from and go to"""
 
-    load: Path = setting(help="Megatron checkpoint (convert_ckpt.py or an earlier --save)")
+    load: Path = setting(
+        help="Hugging Face model, or Megatron checkpoint (convert_ckpt.py or an earlier --save)"
+    )
     save: Path | None = setting(None, help="directory for checkpoints; without it nothing is kept")
     save_interval: int | None = setting(None, help="save every N iterations, and at the end")
+    save_hf: Path | None = setting(
+        None,
+        help="at the end, write the model here as transformers opens it, and compare its logits; "
+        "needs --save",
+    )
+    verify: bool = setting(
+        True, negative="--no-verify", help="do not compare the logits of --save-hf"
+    )
     finetune: bool = setting(
         False, help="take only the weights of --load: iteration 0, new optimizer, new data order"
     )
@@ -320,6 +331,12 @@ class CheckpointSettings:
         _at_least(self, 1, "save_interval")
         if self.save_interval is not None and self.save is None:
             raise ConfigError("--save-interval has no effect without --save DIRECTORY")
+        if self.save_hf is not None and self.save is None:
+            raise ConfigError(
+                f"--save-hf {self.save_hf} is made of the last checkpoint; give --save DIRECTORY"
+            )
+        if not self.verify and self.save_hf is None:
+            raise ConfigError("--no-verify has no effect without --save-hf DIRECTORY")
         if not self.finetune and not (self.load_optim and self.load_rng):
             raise ConfigError(
                 "--no-load-optim and --no-load-rng go with --finetune here: a run is either "
@@ -385,6 +402,7 @@ class Settings:
     log: LogSettings
     runtime: RuntimeSettings
     parallel: ParallelConfig
+    tuning: TuningSettings = TuningSettings()
 
     def __post_init__(self) -> None:
         tp = self.parallel.tensor_model_parallel_size
@@ -416,6 +434,7 @@ ALWAYS: dict[str, str] = {
     "--no-gradient-accumulation-fusion": "weight gradients are accumulated without apex",
     "--no-masked-softmax-fusion": "apex's fused softmax is never used",
     "--no-persist-layer-norm": "apex's persistent layer norm is never used",
+    "--lora-ckpt-filter": "checkpoints of a LoRA run hold the adapters alone",
 }
 
 _KERNEL = "kernels are chosen by the device, and a switch here would change nothing: drop it"
@@ -440,4 +459,7 @@ REFUSED: dict[str, str] = {
     "--transformer-impl": "layers are always the local ones; Transformer Engine is not used",
     "--overlap-grad-reduce": "communication is not overlapped yet; drop it",
     "--overlap-param-gather": "communication is not overlapped yet; drop it",
+    "--lora-fusion": "an adapter exchanges its rank's numbers only, nothing is left to fuse",
+    "--lora-modules-to-save": "adapters are trained alone; --train-only trains whole layers",
+    "--lora-register-forward-hook": "gradients reach the adapters by themselves; drop it",
 }

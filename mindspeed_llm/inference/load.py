@@ -11,6 +11,7 @@ from megatron.core import parallel_state, tensor_parallel
 
 from mindspeed_llm.checkpoint.directory import model_directory
 from mindspeed_llm.checkpoint.state import load_weights
+from mindspeed_llm.checkpoint.weights import locate
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.inference import DEFAULT_CONTEXT, LoadSettings
 from mindspeed_llm.config.model import ModelConfig
@@ -66,6 +67,7 @@ def read_parts(
             "--sequence-parallel cannot be honoured here: a single new token cannot be split over "
             "its sequence; drop it"
         )
+    locate(load, settings.lora_load)
     directory = model_directory(load)
     model = read_model(directory)
     architecture.check(model, parallel)
@@ -133,7 +135,7 @@ def start_engine(
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     model = build_model(parts.model, parallel, dtype=dtype, perform_initialization=False)
     model.to(device)
-    load_weights(settings.load, [model])
+    load_weights(settings.load, [model], adapter=settings.lora_load)
     model.eval().requires_grad_(False)
     count = sum(p.numel() for p in model.parameters())
     _log.info("%s: %.1f M parameters on this rank, %s", parts.model.family, count / 1e6, dtype)

@@ -1,5 +1,6 @@
 """Owns the linear layers of our decoders where megatron-core's do not do: biases of some layers
-only, a norm behind a row-parallel layer. It knows no attention and no checkpoint."""
+only, a norm behind a row-parallel layer, a place for an adapter. It knows no attention and no
+checkpoint."""
 
 from __future__ import annotations
 
@@ -15,35 +16,63 @@ from mindspeed_llm.models.norm import RMSNorm
 # for attention and one for the MLP, Qwen2 a bias on q, k, v alone: each class asks the model.
 
 
-class QKVLinear(ColumnParallelLinear):
+class _Adaptable:
+    """Before a parallel linear layer in the bases of a class: its `adapter`, a module or None, is
+    given the layer's input and adds to its output, before a norm that stands behind the layer."""
+
+    def __init__(self, *sizes: int, **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self.register_module("adapter", None)
+
+    def forward(self, input_: torch.Tensor, *args: Any, **options: Any) -> tuple[Any, Any]:
+        """As the layer itself: its input -> (output, bias)."""
+        output, bias = super().forward(input_, *args, **options)
+        return output if self.adapter is None else output + self.adapter(input_), bias
+
+    def sharded_state_dict(
+        self,
+        prefix: str = "",
+        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The layer's, and the adapter's own, which alone knows how it is split over ranks."""
+        whole = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        if self.adapter is None:
+            return whole
+        inner = f"{prefix}adapter."
+        kept = {name: tensor for name, tensor in whole.items() if not name.startswith(inner)}
+        return kept | self.adapter.sharded_state_dict(inner, sharded_offsets, metadata)
+
+
+class QKVLinear(_Adaptable, ColumnParallelLinear):
     """Projection to queries, keys and values: [s, b, h] -> [s, b, (n + 2g) d / tp]."""
 
     def __init__(self, *sizes: int, config: DecoderConfig, bias: bool, **options: Any) -> None:
         super().__init__(*sizes, config=config, bias=config.decoder.qkv_bias, **options)
 
 
-class GateUpLinear(ColumnParallelLinear):
+class GateUpLinear(_Adaptable, ColumnParallelLinear):
     """First linear layer of the MLP, gate and up projection in one: [s, b, h] -> [s, b, 2f/tp]."""
 
     def __init__(self, *sizes: int, config: DecoderConfig, bias: bool, **options: Any) -> None:
         super().__init__(*sizes, config=config, bias=config.decoder.mlp_bias, **options)
 
 
-class OutputLinear(RowParallelLinear):
+class OutputLinear(_Adaptable, RowParallelLinear):
     """Output projection of attention: [s, b, n d / tp] -> [s, b, h]."""
 
     def __init__(self, *sizes: int, config: DecoderConfig, bias: bool, **options: Any) -> None:
         super().__init__(*sizes, config=config, bias=config.decoder.output_bias, **options)
 
 
-class DownLinear(RowParallelLinear):
+class DownLinear(_Adaptable, RowParallelLinear):
     """Last linear layer of the MLP: [s, b, f / tp] -> [s, b, h]."""
 
     def __init__(self, *sizes: int, config: DecoderConfig, bias: bool, **options: Any) -> None:
         super().__init__(*sizes, config=config, bias=config.decoder.mlp_bias, **options)
 
 
-class PostNormRowParallelLinear(RowParallelLinear):
+class PostNormRowParallelLinear(_Adaptable, RowParallelLinear):
     """Row-parallel layer with an RMSNorm over its summed output (Gemma 2 and 3).
 
     megatron-core's TransformerLayer has no place for a norm between a sub-layer and the residual

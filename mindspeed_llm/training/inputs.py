@@ -14,27 +14,38 @@ from mindspeed_llm.checkpoint.directory import (
     is_checkpoint_root,
     model_directory,
 )
+from mindspeed_llm.checkpoint.weights import locate, shape_of_adapter
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.train import Settings
+from mindspeed_llm.data.hf_template import HfChatTemplate
+from mindspeed_llm.data.manifest import Manifest
+from mindspeed_llm.data.mindspeed_templates import MINDSPEED_TEMPLATES
 from mindspeed_llm.data.model_tokenizer import model_tokenizer
+from mindspeed_llm.data.render import Renderer
+from mindspeed_llm.data.templates import TEMPLATES
+from mindspeed_llm.data.tokenizer import Tokenizer
 from mindspeed_llm.errors import CheckpointError, ConfigError
 from mindspeed_llm.models.registry import read_model
 from mindspeed_llm.training.rows import Rows, open_rows, read_manifests
+from mindspeed_llm.training.trained import Choice, choose
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     """What a run starts from, checked.
 
-    `hf_dir` has config.json and tokenizer, for the checkpoints of this run; `continues` says that
-    --load is an interrupted run.
+    `hf_dir` has config.json and tokenizer, for the checkpoints of this run; `choice` is what is
+    trained; `continues` says that --load or --lora-load is an interrupted run; `stop_ids` end an
+    answer as the data's template writes it (empty where no tokenizer was loaded).
     """
 
     model: ModelConfig
     hf_dir: Path
+    choice: Choice
     continues: bool
     rows: Rows
+    stop_ids: tuple[int, ...] = ()
 
 
 def read_inputs(
@@ -65,21 +76,43 @@ def read_inputs(
             f"--seq-length {settings.train.seq_length} is beyond the model's "
             f"{model.max_position_embeddings} positions; lower it"
         )
+    place = locate(load, settings.tuning.lora_load)
+    loaded = None if place.adapter is None else shape_of_adapter(place)
+    choice = choose(settings.tuning, place, loaded, model)
     manifests = read_manifests(settings, model)
     given = settings.data.tokenizer_name_or_path
-    sha256 = model_tokenizer(given, hf_dir, model).sha256 if check_tokenizer else None
+    tokenizer = model_tokenizer(given, hf_dir, model) if check_tokenizer else None
+    rows = open_rows(settings, manifests, None if tokenizer is None else tokenizer.sha256)
     return Inputs(
         model=model,
         hf_dir=hf_dir,
-        continues=_continues(settings),
-        rows=open_rows(settings, manifests, sha256),
+        choice=choice,
+        continues=_continues(settings, choice),
+        rows=rows,
+        stop_ids=() if tokenizer is None else _stop_ids(manifests[0], tokenizer),
     )
 
 
-def _continues(settings: Settings) -> bool:
-    root = settings.checkpoint.load
-    return (
+def _stop_ids(manifest: Manifest, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What generation must stop at after training on the data of `manifest`."""
+    if manifest.template == HfChatTemplate.name:
+        return Renderer(tokenizer, HfChatTemplate(tokenizer)).stop_ids
+    tables = (TEMPLATES, MINDSPEED_TEMPLATES)
+    named = [table[manifest.template] for table in tables if manifest.template in table]
+    named.sort(key=lambda template: template.fingerprint() != manifest.template_sha256)
+    return Renderer(tokenizer, named[0]).stop_ids if named else tokenizer.eos_ids
+
+
+def _continues(settings: Settings, choice: Choice) -> bool:
+    root = choice.place.adapter or choice.place.base
+    interrupted = (
         not settings.checkpoint.finetune
         and is_checkpoint_root(root)
         and find_checkpoint(root).iteration is not None
     )
+    if interrupted and choice.lora is not None and choice.place.adapter is None:
+        raise ConfigError(
+            f"--load {root} is an interrupted run of the whole model, which LoRA cannot "
+            "continue; --finetune starts adapters on its weights"
+        )
+    return interrupted

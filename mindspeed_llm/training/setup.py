@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from megatron.core import parallel_state, tensor_parallel
 
-from mindspeed_llm.checkpoint.state import load_training, load_weights, save_training
+from mindspeed_llm.checkpoint.adapter import facts as lora_facts
+from mindspeed_llm.checkpoint.state import load_training, save_training
 from mindspeed_llm.config.train import Settings
 from mindspeed_llm.data.blend import Ordering
 from mindspeed_llm.device.runtime import seed_everything
@@ -27,6 +28,7 @@ from mindspeed_llm.training.optimizer import build_optimizer, wrap_model
 from mindspeed_llm.training.rows import order_fact, ordering, say_passes
 from mindspeed_llm.training.schedule import build_schedule, check_schedule, restore_schedule
 from mindspeed_llm.training.step import Replica
+from mindspeed_llm.training.trained import load_chosen, table
 
 _log = get_logger(__name__)
 
@@ -37,7 +39,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
     Raises:
         ConfigError: a batch or schedule that does not fit, or a run that cannot be continued with
             these settings; before the model is built.
-        CheckpointError: see `load_training` and `load_weights`.
+        CheckpointError: see `load_training` and `load_chosen`.
     """
     start_groups(settings)
     data_parallel = parallel_state.get_data_parallel_world_size()
@@ -48,7 +50,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
     say_passes(settings, inputs.rows.train, total * batch_size)
     check_schedule(settings.optimizer, total)
     dtype = torch.bfloat16 if settings.train.bf16 else torch.float32
-    replica, state = _replica(settings, inputs, device, dtype, total, batch_size)
+    replica, state, lora = _replica(settings, inputs, device, dtype, total, batch_size)
     start = 0
     if state is not None:
         _check_continues(state, _facts(settings, inputs, batch_size, how))
@@ -68,6 +70,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
             iteration,
             model=[replica.model],
             optimizer=replica.optimizer,
+            lora=lora,
             state=facts
             | {
                 "iteration": iteration,
@@ -75,6 +78,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
                 "schedule": replica.schedule.state_dict(),
             },
             hf_assets=inputs.hf_dir,
+            stop_ids=inputs.stop_ids,
         ).path
 
     return Job(
@@ -122,8 +126,9 @@ def _replica(
     dtype: torch.dtype,
     total: int,
     batch_size: int,
-) -> tuple[Replica, dict[str, Any] | None]:
-    """Model, optimizer and schedule with the weights of --load; the state of a continued run."""
+) -> tuple[Replica, dict[str, Any] | None, dict[str, Any] | None]:
+    """Model, optimizer and schedule with the weights of --load; the state of a continued run; what
+    the checkpoints of a LoRA run say of it."""
     train, sharded = settings.train, settings.optimizer.use_distributed_optimizer
     model = build_model(
         inputs.model,
@@ -140,8 +145,16 @@ def _replica(
     # Set behind megatron-core's own check, which confuses it with mixtures of experts.
     model.config.variable_seq_lengths = settings.data.variable_seq_lengths
     model.to(device)
-    if not inputs.continues:
-        load_weights(settings.checkpoint.load, [model])
+    choice = inputs.choice
+    base = load_chosen(
+        choice,
+        model,
+        continues=inputs.continues,
+        seed=train.seed,
+        recomputes=train.recompute_granularity == "full"
+        or settings.parallel.pipeline_model_parallel_size > 1,
+    )
+    lora = None if choice.lora is None or base is None else lora_facts(choice.lora, base)
     positions = SupervisedPositions(model.output_layer) if model.post_process else None
     wrapped = wrap_model(model, sharded_state=sharded)
     optimizer = build_optimizer(wrapped, settings.optimizer, dtype)
@@ -150,10 +163,12 @@ def _replica(
     )
     state = None
     if inputs.continues:
-        state = load_training(settings.checkpoint.load, [wrapped], optimizer)
+        state = load_training(choice.place.adapter or choice.place.base, [wrapped], optimizer)
     count = sum(p.numel() for p in model.parameters())
     _log.info("%s: %.1f M parameters on this rank, %s", inputs.model.family, count / 1e6, dtype)
-    return Replica(wrapped, optimizer, schedule, positions, device), state
+    if choice.said != "all":
+        _log.info("%s", "\n".join(table(choice, inputs.model)))
+    return Replica(wrapped, optimizer, schedule, positions, device), state, lora
 
 
 def _feeds(
@@ -189,12 +204,14 @@ def _facts(settings: Settings, inputs: Inputs, batch_size: int, how: Ordering) -
         "split": settings.data.split,
         "shuffle": order_fact(how, inputs.rows.train),
         "data": inputs.rows.identity,
+        "trained": inputs.choice.said,
     } | {name: optimizer[name] for name in kept}
 
 
 def _check_continues(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     names = {
         "batch_size": "--global-batch-size", "data": "the data set at --data-path",
+        "trained": "what is trained",
         "shuffle": "the order of rows (--no-shuffle, --padded-samples, "
                    "--full-shuffle-instruction-dataset)",
     }  # fmt: skip

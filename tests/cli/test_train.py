@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mindspeed_llm.cli.train import main, read_settings
 from mindspeed_llm.errors import ConfigError
@@ -139,6 +140,27 @@ def test_killed_between_two_saves_and_continued(command, tmp_path):
     assert f"iteration {saved}/{LAST}" not in done.stderr
     assert losses(cut) == losses(whole)
     assert weights(cut) == weights(whole)
+
+
+def test_a_tuned_model_is_exported_as_transformers_opens_it(command, tmp_path):
+    target = tmp_path / "tuned_hf"
+    short = [*command(tmp_path / "ckpt"), "--train-iters", "2", "--save-hf", str(target)]
+    done = finish(short, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the same model: " in done.stdout and f"written to {target}" in done.stderr
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(target)
+    generation = transformers.GenerationConfig.from_pretrained(target)
+    # the model's own, and the token that ends an answer in the template the rows were made with
+    ends = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert ends in generation.eos_token_id and len(set(generation.eos_token_id)) > 1
+    model = transformers.AutoModelForCausalLM.from_pretrained(target)
+    assert model.generate(torch.tensor([[2, 5, 7]]), max_new_tokens=3).shape[1] > 3
+    assert not list(tmp_path.glob("*.tmp-*"))
+    done = finish(short, tmp_path)  # found before anything is trained
+    assert done.returncode == 2 and f"--save-hf {target}: is there already" in done.stderr
+    assert "iteration 1/2" not in done.stderr
 
 
 def test_a_missing_checkpoint_is_one_line_and_exit_code_2(command, tmp_path):

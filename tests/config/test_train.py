@@ -37,6 +37,8 @@ def settings(**kinds):
          "no effect"),
         ("TrainConfig", {"seq_length": 8, "train_iters": 1, "micro_batch_size": 0},
          "--micro-batch-size is 0"),
+        ("CheckpointSettings", {"load": "x", "save_hf": "y"}, "--save-hf y .* give --save"),
+        ("CheckpointSettings", {"load": "x", "verify": False}, "--no-verify has no effect"),
         ("OptimizerSettings", {"lr": 0.0}, "--lr is 0.0"),
         ("OptimizerSettings", {"lr": float("nan")}, "--lr is nan"),
         ("OptimizerSettings", {"lr": 1e-5, "min_lr": 1e-4}, "--min-lr 0.0001 is above"),
