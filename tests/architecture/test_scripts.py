@@ -8,8 +8,8 @@ import pytest
 STRICT = "set -euo pipefail"
 GUIDE = {
     "data_convert_{m}_instruction.sh", "ckpt_convert_{m}_hf2mcore.sh",
-    "ckpt_convert_{m}_mcore2hf.sh", "tune_{s}_full_ptd.sh", "chat_{s}_ptd.sh",
-    "generate_{s}_ptd.sh",
+    "ckpt_convert_{m}_mcore2hf.sh", "tune_{s}_full_ptd.sh", "tune_{s}_lora_ptd.sh",
+    "chat_{s}_ptd.sh", "generate_{s}_ptd.sh",
 }  # fmt: skip
 FAMILIES = {"gemma2": "gemma2_9b", "smollm2": "smollm2_135m"}
 
@@ -17,7 +17,7 @@ FAMILIES = {"gemma2": "gemma2_9b", "smollm2": "smollm2_135m"}
 @pytest.fixture(scope="module")
 def scripts(root):
     found = sorted([*root.glob("examples/**/*.sh"), *root.glob("tests/*.sh"), root / ".ci/run"])
-    assert len(found) >= 6 * len(FAMILIES) + 4
+    assert len(found) >= len(GUIDE) * len(FAMILIES) + 4
     return found
 
 
@@ -37,7 +37,7 @@ def test_each_family_has_the_guides_launchers(root, family):
 
 def test_launchers_are_thin_and_movable(root):
     launchers = sorted(root.glob("examples/mcore/*/*.sh"))
-    assert len(launchers) == 6 * len(FAMILIES)
+    assert len(launchers) == len(GUIDE) * len(FAMILIES)
     for path in launchers:
         text = path.read_text()
         assert text.count("\n") <= 45, path

@@ -116,6 +116,32 @@ def test_tune_generate_and_chat(run, model, prepared, tmp_path, tp):
     assert any(not torch.equal(old[name], new[name]) for name in old)
 
 
+@pytest.mark.parametrize(("family", "tp"), [("gemma2", 2), ("smollm2", 1)])
+def test_tune_adapters_and_chat(run, model, prepared, tmp_path, family, tp):
+    """Both launchers on the one checkpoint: the architecture is read from it."""
+    data, mcore = prepared
+    tuned, layout = tmp_path / "ckpt", {"TP": tp, "PP": 1, "PRECISION": "fp32"}
+    (launcher,) = (ROOT / "examples/mcore" / family).glob("tune_*_lora_ptd.sh")
+    done = run(launcher, DATA_PATH=data, CKPT_LOAD_DIR=mcore, CKPT_SAVE_DIR=tuned,
+               TOKENIZER_MODEL=model, SEQ_LENGTH=128, GBS=4, TRAIN_ITERS=2, LORA_R=4,
+               **layout, LOG_DIR=tmp_path / "logs")  # fmt: skip
+    assert "trained parameters" in done.stdout and "iteration 2/2" in done.stdout
+    (weights,) = (tuned / "iter_0000002").glob("model-r00000*.safetensors")
+    assert all(".adapter.lora_" in name for name in load_file(weights))
+    if family != "gemma2":
+        return
+    done = run(GEMMA / "chat_gemma2_9b_ptd.sh", stdin="Hello\nquit\n", CHECKPOINT=tuned,
+               TOKENIZER_PATH=model, MAX_NEW_TOKENS=4, **layout)  # fmt: skip
+    assert "MindSpeed-LLM:" in done.stdout
+    run(GEMMA / "ckpt_convert_gemma2_mcore2hf.sh", CHECKPOINT=tuned, HF_SAVE_DIR=tmp_path / "hf")
+    old, new = load_file(model / "model.safetensors"), load_file(tmp_path / "hf/model.safetensors")
+    changed = {name.split(".")[-2] for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")}
+    run(GEMMA / "ckpt_convert_gemma2_mcore2hf.sh", "--save-lora-to-hf", CHECKPOINT=tuned,
+        HF_SAVE_DIR=tmp_path / "peft")  # fmt: skip
+    assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["r"] == 4
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_failed_run_fails_its_launcher_behind_tee(run, model, tmp_path, processes):
     done = run(GEMMA / "tune_gemma2_9b_full_ptd.sh", check=False, CKPT_LOAD_DIR=tmp_path / "none",
@@ -149,6 +175,7 @@ def test_canns_environment_is_read_for_an_npu_only(run, tmp_path):
 SMOL = {
     "data_convert_smollm2_instruction.sh", "ckpt_convert_smollm2_hf2mcore.sh",
     "ckpt_convert_smollm2_mcore2hf.sh", "tune_smollm2_135m_full_ptd.sh",
+    "tune_smollm2_135m_lora_ptd.sh",
     "chat_smollm2_135m_ptd.sh", "generate_smollm2_135m_ptd.sh",
 }  # fmt: skip
 

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Multi-turn tuning of Gemma 2 9B with low-rank adapters. The architecture is read from the checkpoint.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+DATA_PATH=${DATA_PATH:-$ROOT/finetune_dataset/alpaca}
+CKPT_LOAD_DIR=${CKPT_LOAD_DIR:-$ROOT/model_weights/gemma2-9b-mcore/}
+CKPT_SAVE_DIR=${CKPT_SAVE_DIR:-$ROOT/ckpt/gemma2-9b-lora/}
+TOKENIZER_MODEL=${TOKENIZER_MODEL:-$ROOT/model_from_hf/gemma2_hf/}
+TP=${TP:-8}
+PP=${PP:-1}
+SEQ_LENGTH=${SEQ_LENGTH:-8192}
+MBS=${MBS:-1}
+GBS=${GBS:-128}
+TRAIN_ITERS=${TRAIN_ITERS:-2000}
+SAVE_INTERVAL=${SAVE_INTERVAL:-1000}
+LR=${LR:-1e-4}
+MIN_LR=${MIN_LR:-1e-5}
+LORA_R=${LORA_R:-16}
+LORA_ALPHA=${LORA_ALPHA:-32}
+LORA_DROPOUT=${LORA_DROPOUT:-0}
+LORA_TARGET_MODULES=${LORA_TARGET_MODULES:-linear_qkv linear_proj linear_fc1 linear_fc2}
+
+choose_device
+launch_logged "$ROOT/posttrain_gpt.py" \
+    --stage sft --is-instruction-dataset --finetune --variable-seq-lengths \
+    --load "$CKPT_LOAD_DIR" --save "$CKPT_SAVE_DIR" --save-interval "$SAVE_INTERVAL" \
+    --data-path "$DATA_PATH" --tokenizer-name-or-path "$TOKENIZER_MODEL" \
+    --tensor-model-parallel-size "$TP" --pipeline-model-parallel-size "$PP" \
+    --seq-length "$SEQ_LENGTH" --micro-batch-size "$MBS" --global-batch-size "$GBS" \
+    --train-iters "$TRAIN_ITERS" --lr "$LR" --min-lr "$MIN_LR" --lr-decay-style cosine \
+    --lr-warmup-fraction 0.01 --weight-decay 0.0 --adam-beta2 0.95 --clip-grad 1.0 \
+    --lora-r "$LORA_R" --lora-alpha "$LORA_ALPHA" --lora-dropout "$LORA_DROPOUT" \
+    --lora-target-modules $LORA_TARGET_MODULES \
+    --recompute-granularity full \
+    --recompute-method uniform \
+    --recompute-num-layers 1 \
+    --use-distributed-optimizer \
+    ${PRECISION_FLAG:+"$PRECISION_FLAG"} \
+    "$@"
