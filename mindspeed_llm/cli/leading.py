@@ -1,10 +1,14 @@
-"""Owns bringing up a model for a command of the terminal: patches, device, ranks. Rank 0 does the
-command's work, the others follow it; it knows nothing of that work."""
+"""Owns bringing up a model for a command of the terminal: patches, device, ranks, Ctrl-C. Rank 0
+does the command's work, the others follow it; it knows nothing of that work."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import time
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from mindspeed_llm import logging as log
@@ -16,6 +20,8 @@ from mindspeed_llm.config.train import RuntimeSettings
 if TYPE_CHECKING:
     from mindspeed_llm.inference.engine import Engine
     from mindspeed_llm.inference.load import Parts
+
+_GONE = 30.0  # seconds after Ctrl-C within which a broken connection is rank 0 having left
 
 
 def lead(
@@ -55,9 +61,7 @@ def lead(
         if first:
             _work(parts, engine, work)
         else:
-            # Ctrl-C reaches every process of a terminal; what it means is decided by rank 0.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            engine.follow()
+            _follow(engine)
     finally:
         parallel_state.destroy_model_parallel()
         shutdown_distributed()
@@ -65,7 +69,32 @@ def lead(
 
 
 def _work(parts: Parts, engine: Engine, work: Callable[[Parts, Engine], None]) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         work(parts, engine)
     finally:
         engine.close()
+
+
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """Ctrl-C on rank 0 of several. In the middle of a step the others wait in a collective and can
+    be told nothing, so this process leaves and whoever started it ends them."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "mindspeed_llm.inference.engine":
+            sys.stdout.flush()
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _follow(engine: Engine) -> None:
+    # Ctrl-C reaches every process; what it means is decided by rank 0.
+    pressed: list[float] = []
+    signal.signal(signal.SIGINT, lambda _number, _frame: pressed.append(time.monotonic()))
+    try:
+        engine.follow()
+    except RuntimeError:
+        if not pressed or time.monotonic() - pressed[-1] > _GONE:
+            raise
+        os._exit(130)  # rank 0 has left in the middle of a step, as the user wished

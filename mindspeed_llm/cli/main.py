@@ -35,7 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # What megatron-core says on every start: nothing is amiss, none of it is needed.
 _NO_NEWS = (".*(Transformer Engine|Apex).*not installed", "full scope is deprecated",
-            "Failed to create unified memory mempool")  # fmt: skip
+            "Failed to create unified memory mempool",
+            r"`?torch\.distributed\..* is deprecated")  # fmt: skip
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PRESET = {"chat": ["--task", "chat"], "generate": ["--task", "greedy"]}
 
@@ -44,7 +45,7 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
     """Run one sub-command's `main`; a user's mistake becomes one message and an exit code."""
     log.configure()
     for known in _NO_NEWS:
-        warnings.filterwarnings("ignore", message=known, category=UserWarning)
+        warnings.filterwarnings("ignore", message=known)
     logging.getLogger("megatron.core.utils").addFilter(_is_news)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:

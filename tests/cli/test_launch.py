@@ -1,9 +1,16 @@
-"""Holds that a launched run fails with its rank's exit code and in one line."""
+"""Holds that a launched run fails with its rank's exit code and in one line, and what Ctrl-C does."""
 
+import contextlib
 import json
 import os
+import pty
+import re
+import select
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +86,119 @@ def test_a_failed_rank_is_named_in_one_line(launch, args, code, how):
     assert "rank 1" in said[-1] and how in said[-1]
     assert len(said) == 2, done.stderr
     assert "Traceback" not in done.stderr
+
+
+TALKER = """
+import os, signal, sys, time
+pressed = 0
+
+
+def press(number, frame):
+    global pressed
+    pressed += 1
+    print(f"rank {os.environ['RANK']} pressed {pressed}", flush=True)
+    if pressed == 2 and "leave" in sys.argv and os.environ["RANK"] == "0":
+        sys.exit(130)
+
+
+signal.signal(signal.SIGINT, press)
+print("ready " + str(os.getpid()), flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+class Terminal:
+    """A command with a pseudo-terminal of its own, as a user has it."""
+
+    def __init__(self, arguments):
+        self.seen = ""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(sys.executable, [sys.executable, "-m", "mindspeed_llm.cli.main", *arguments])
+
+    def wait_for(self, text, count=1):
+        end = time.monotonic() + 120
+        while self.seen.count(text) < count:
+            assert time.monotonic() < end, f"no {text!r} in {self.seen!r}"
+            if select.select([self.fd], [], [], 0.2)[0]:
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
+
+    def press_ctrl_c(self):
+        os.write(self.fd, b"\x03")
+
+    def leave(self):
+        """Read to the end of the output; the exit code."""
+        with contextlib.suppress(OSError):  # what Linux says at the end of a pseudo-terminal
+            while select.select([self.fd], [], [], 60)[0] and (read := os.read(self.fd, 4096)):
+                self.seen += read.decode(errors="replace")
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture
+def talk(tmp_path):
+    (tmp_path / "talker.py").write_text(TALKER)
+    opened = []
+
+    def start(*args):
+        opened.append(Terminal(["launch", "--standalone", "--nproc-per-node=2", *args]))
+        return opened[-1]
+
+    yield start
+    for terminal in opened:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(terminal.pid, signal.SIGKILL)
+        os.close(terminal.fd)
+
+
+def has_ended(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_ctrl_c_is_the_programs_to_answer(talk, tmp_path):
+    terminal = talk(str(tmp_path / "talker.py"), "leave")
+    terminal.wait_for("ready", 2)
+    terminal.press_ctrl_c()
+    terminal.wait_for("pressed 1", 2)  # both, once, and they go on
+    time.sleep(1.2)  # a later one is a new one
+    terminal.press_ctrl_c()
+    assert terminal.leave() == 130
+    assert "stopped by SIGINT" in terminal.seen and "Traceback" not in terminal.seen
+    assert terminal.seen.count("rank 0 pressed") == 2
+    assert all(has_ended(int(pid)) for pid in re.findall(r"ready (\d+)", terminal.seen))
+
+
+def test_two_ctrl_c_at_once_end_programs_that_hang(talk, tmp_path):
+    terminal = talk(str(tmp_path / "talker.py"))
+    terminal.wait_for("ready", 2)
+    terminal.press_ctrl_c()
+    terminal.wait_for("pressed 1", 2)
+    terminal.press_ctrl_c()
+    assert terminal.leave() == 130
+    assert "stopped by SIGINT" in terminal.seen and "Traceback" not in terminal.seen
+    assert all(has_ended(int(pid)) for pid in re.findall(r"ready (\d+)", terminal.seen))
+
+
+def test_a_chat_of_two_ranks_stops_a_reply_and_leaves_at_the_prompt(
+    talk, tiny_chat_dir, monkeypatch
+):
+    for name, value in {"DEVICE": "cpu", "OMP_NUM_THREADS": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    script = Path(__file__).parents[2] / "inference.py"
+    terminal = talk(str(script), "--task", "chat", "--prompt-type", "chatml", "--load",
+                    str(tiny_chat_dir), "--max-new-tokens", "400",
+                    "--tensor-model-parallel-size", "2")  # fmt: skip
+    terminal.wait_for("You >> ")
+    os.write(terminal.fd, b"tell me a long story\n")
+    terminal.wait_for("MindSpeed-LLM:")
+    terminal.press_ctrl_c()
+    terminal.wait_for("[stopped]")
+    terminal.wait_for("You >> ", 2)
+    time.sleep(1.2)
+    terminal.press_ctrl_c()
+    assert terminal.leave() in (0, 130)
+    assert "Traceback" not in terminal.seen and "error:" not in terminal.seen
