@@ -42,8 +42,8 @@ class LoadSettings:
     )
     thinking: str | None = setting(
         None,
-        help="'keep': earlier answers keep their <think> blocks in the prompt, for a model tuned so; "
-        "else they are removed, as the model's own template does",
+        help="'keep': earlier answers keep their <think> blocks in the prompt, for a model tuned "
+        "so; else they are removed, as the model's own template does",
         choices=("keep", "strip-history", "expand"),
     )
     system: str | None = setting(None, help="system text; default: the template's own")

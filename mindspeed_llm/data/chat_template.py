@@ -96,6 +96,8 @@ class Template:
             earlier answers; None: thinking is text like any other.
         think_block: form of the thinking of an answer that is generated, written even where there
             is none (Qwen3); empty: the answer stands as it is.
+        tool_result: tags around a user's turn that is the result of a tool and no new question:
+            the thinking of an answer before it stays (Qwen3).
         thinking: of earlier answers: "expand" and "strip-history" remove it as the model's own
             template does, and then "expand" gives such an answer a row of its own; "keep": they
             stand as they were generated.
@@ -124,6 +126,7 @@ class Template:
     trim_merged: bool = False
     think: tuple[str, str] | None = None
     think_block: str = ""
+    tool_result: tuple[str, str] | None = None
     thinking: Literal["expand", "strip-history", "keep"] = "expand"
     apart: bool = False
     eos_label: bool = False
@@ -139,7 +142,6 @@ class Template:
             parts += self._apart() + self._fill(self.system, system)
         elif system is not None:
             lead = self.lead.replace(CONTENT, system, 1)
-        last = len(conversation.messages) - 1
         eos_due = False
         for index, message in enumerate(conversation.messages):
             if message.role == "user":
@@ -147,7 +149,7 @@ class Template:
                 parts += self._question(message.content, lead, index == 0, train, eos_due)
                 lead = ""
             else:
-                parts += self._reply(message, earlier=index < last)
+                parts += self._reply(message, self._is_earlier(conversation, index))
                 eos_due = self.eos_label and message.train
         if not conversation.is_open:
             parts += self._fill(self.tail)
@@ -162,7 +164,12 @@ class Template:
         messages = conversation.messages
         samples = []
         for index, message in enumerate(messages[:-1]):
-            if message.role == "assistant" and message.train and not self._spoken(message, True)[1]:
+            earlier = self._is_earlier(conversation, index)
+            if (
+                message.role == "assistant"
+                and message.train
+                and not self._spoken(message, earlier)[1]
+            ):
                 before = tuple(dataclasses.replace(m, train=False) for m in messages[:index])
                 samples.append(dataclasses.replace(conversation, messages=(*before, message)))
         if not samples or any(part.trained for part in self.plan(conversation)):
@@ -195,7 +202,7 @@ class Template:
             parts[0] = parts[0]._replace(label=EOS)
         return self._apart() + parts
 
-    def _reply(self, message: Message, *, earlier: bool) -> list[Part]:
+    def _reply(self, message: Message, earlier: bool) -> list[Part]:
         text, verbatim = self._spoken(message, earlier)
         # An earlier answer that generation would not produce is context, never a target.
         trained = message.train and verbatim
@@ -205,6 +212,17 @@ class Template:
             parts.append(Part("marker", self.end, trained))
         after = self._fill(self.after)
         return parts + [part._replace(trained=trained and self.train_after) for part in after]
+
+    def _is_earlier(self, conversation: Conversation, index: int) -> bool:
+        """Whether an answer precedes the last question, so that its thinking is over."""
+        behind = conversation.messages[index + 1 :]
+        if not behind or self.think is None:
+            return False
+        if not self.tool_result or self.think[1] not in conversation.messages[index].content:
+            return True
+        opening, closing = self.tool_result
+        return not all(m.content.startswith(opening) and m.content.endswith(closing)
+                       for m in behind if m.role == "user")  # fmt: skip
 
     def _spoken(self, message: Message, earlier: bool) -> tuple[str, bool]:
         """An answer's text where it stands, and whether that is what is generated."""

@@ -98,6 +98,7 @@ _TABLE = (
         _chatml("qwen3", None),
         think=("<think>", "</think>"),
         think_block="<think>\n{content}\n</think>\n\n",
+        tool_result=("<tool_response>", "</tool_response>"),
     ),
     _chatml(
         "smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"

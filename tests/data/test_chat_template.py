@@ -107,6 +107,17 @@ def test_qwen3_keeps_thinking_when_told_to():
     )
 
 
+def test_a_tool_result_is_no_new_question():
+    result = "<tool_response>\nR\n</tool_response>"
+    talk = Conversation.of("A?", "<think>so</think>call", result, "a.")
+    template = find_template("qwen3")
+    assert "[<think>\nso\n</think>\n\ncall]" in said(template, talk)
+    assert template.expand(talk) == [talk]
+    later = Conversation.of(*(m.content for m in talk.messages), "B?", "b.")
+    assert "so" not in said(template, later)
+    assert [len(row.messages) for row in template.expand(later)] == [2, 4, 6]
+
+
 def test_deepseek3_trains_earlier_answers_that_stand_as_generated():
     template = find_template("deepseek3")
     assert "[a.]" in said(template, TALK) and "[b.]" in said(template, TALK)
