@@ -45,7 +45,7 @@ setup(
         "npu": ["torch_npu"],
         "cuda": [],
         "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
-        "dev": PLOT + GGUF + CHAT + ["pytest>=8", "ruff>=0.8", PSUTIL] + PEFT,
+        "dev": PLOT + GGUF + CHAT + ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", PSUTIL] + PEFT,
     },
     entry_points={"console_scripts": ["mindspeed-llm = mindspeed_llm.cli.main:main"]},
 )

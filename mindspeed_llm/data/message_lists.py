@@ -11,6 +11,7 @@ from typing import Any
 
 from mindspeed_llm.data.fields import json_list, kind_of, text, text_or_empty
 from mindspeed_llm.data.messages import Conversation, Message, Role, RowError
+from mindspeed_llm.data.tool_form import WITHOUT_FORM, ToolForm, read_calls, read_tools
 from mindspeed_llm.errors import ConfigError
 
 _SHAREGPT = {
@@ -40,17 +41,27 @@ class MessageListSource:
 
     The system text is the first message's where it has the system role (an empty one stays empty),
     else the system column's, else the template's default. A message with `loss` or `weight` (0, 1,
-    true or false) says itself whether it is trained. Turns of tools are refused.
+    true or false) says itself whether it is trained.
+
+    Calls of tools, their results and the tools themselves become text by `tool_form`; a result is a
+    target only where it says so, several in a row are one turn. Without a form such rows are
+    refused.
 
     Args:
         messages: column of the list, or of a JSON text of one.
         system: column of the system text; None: not read.
         tags: names in use, a value for each key of the table above.
+        tools: column of the tools, which rows may lack; None: not read.
+        mapped: columns that the user named himself, which must therefore exist.
+        tool_form: how the template writes tools; None: it cannot.
     """
 
     messages: str
     system: str | None
     tags: Mapping[str, str]
+    tools: str | None = None
+    mapped: frozenset[str] = frozenset()
+    tool_form: ToolForm | None = None
 
     @classmethod
     def sharegpt(cls, map_keys: Mapping[str, Any] | None) -> MessageListSource:
@@ -67,14 +78,11 @@ class MessageListSource:
                map_keys: Mapping[str, Any] | None) -> MessageListSource:  # fmt: skip
         given = dict(map_keys or {})
         tags = given.pop("tags", None) or {}
-        columns = {"messages": column, "system": None, **given}
+        columns = {"messages": column, "system": None, "tools": "tools", **given}
         for name, value in columns.items():
-            if name == "tools" and value:
-                raise ConfigError("--map-keys: 'tools': conversations with tools are not read by "
-                                  "this version; leave it out to train on the others")  # fmt: skip
             if name not in ("messages", "system", "tools"):
                 raise ConfigError(f"--map-keys: no attribute {name!r}; {handler} has messages, "
-                                  "system, tags")  # fmt: skip
+                                  "system, tools, tags")  # fmt: skip
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"--map-keys: {name!r}: {value!r}; expected a column's name")
         if not columns["messages"]:
@@ -86,17 +94,19 @@ class MessageListSource:
                 raise ConfigError(f"--map-keys: no tag {name!r}; there are {', '.join(defaults)}")
             if not isinstance(value, str) or not value:
                 raise ConfigError(f"--map-keys: tag {name!r}: {value!r}; expected a name")
-        return cls(columns["messages"], columns["system"] or None, {**defaults, **tags})
+        return cls(columns["messages"], columns["system"] or None, {**defaults, **tags},
+                   columns["tools"] or None, frozenset(c for c in given.values() if c))  # fmt: skip
 
     @property
     def columns(self) -> tuple[str, ...]:
         """See `Source.columns`."""
-        return (self.messages,) if self.system is None else (self.messages, self.system)
+        named = (self.messages, self.system, self.tools)
+        return tuple(dict.fromkeys(c for c in named if c is not None))
 
     @property
     def required(self) -> tuple[str, ...]:
-        """See `Source.required`."""
-        return self.columns
+        """See `Source.required`; the default column of tools may be absent."""
+        return tuple(c for c in self.columns if c != self.tools or c in self.mapped)
 
     def unread_hint(self, present: frozenset[str]) -> str | None:
         """See `Source.unread_hint`."""
@@ -121,8 +131,27 @@ class MessageListSource:
                 if item.get(self.tags["content_tag"]) is not None:
                     named = self._content(item, where)
                 continue
-            messages.append(self._message(item, where))
-        return Conversation(tuple(messages), named)
+            message = self._message(item, where)
+            if self._is_result(item) and index and self._is_result(items[index - 1]):
+                message = _after(messages.pop(), message)
+            messages.append(message)
+        return Conversation(tuple(messages), self._with_tools(named, row))
+
+    def _with_tools(self, system: str | None, row: Mapping[str, Any]) -> str | None:
+        tools = read_tools(row.get(self.tools), self.tools) if self.tools else []
+        if not tools:
+            return system
+        return self._form(str(self.tools)).system(system, tools)
+
+    def _form(self, field: str) -> ToolForm:
+        if self.tool_form is None:
+            raise RowError(field, "this template has no form for tools (chatml, qwen, qwen2.5 and "
+                           "qwen3 have)", kind=WITHOUT_FORM)  # fmt: skip
+        return self.tool_form
+
+    def _is_result(self, item: Any) -> bool:
+        role = item.get(self.tags["role_tag"]) if isinstance(item, Mapping) else None
+        return role == self.tags["observation_tag"]
 
     def _message(self, item: Mapping[str, Any], where: str) -> Message:
         role = item.get(self.tags["role_tag"])
@@ -130,11 +159,17 @@ class MessageListSource:
         if role == self.tags["user_tag"]:
             question = text(self._content(item, where), where, "user turn")
             return _marked("user", question, item, where)
-        if role in (self.tags["observation_tag"], self.tags["function_tag"]) or item.get(
-            "tool_calls"
-        ):
-            raise RowError(field, f"{role!r}: turns of tools are not read by this version",
-                           kind="tool turn")  # fmt: skip
+        if role == self.tags["observation_tag"]:
+            result = self._form(field).result(self._content(item, where))
+            return _marked("user", result, {"loss": 0, **item}, where)
+        if role == self.tags["function_tag"]:
+            content_field = f"{where}.{self.tags['content_tag']}"
+            calls = read_calls(item.get(self.tags["content_tag"]), content_field)
+            return _marked("assistant", self._form(field).calls("", calls), item, where)
+        if role == self.tags["assistant_tag"] and item.get("tool_calls"):
+            calls = read_calls(item["tool_calls"], f"{where}.tool_calls")
+            answer = self._form(field).calls(self._content(item, where), calls)
+            return _marked("assistant", answer, item, where)
         if role == self.tags["assistant_tag"]:
             answer = text(self._content(item, where), where, "answer")
             return _marked("assistant", answer, item, where)
@@ -157,6 +192,12 @@ class MessageListSource:
                                kind="not text")  # fmt: skip
             pieces.append(text_or_empty(piece.get("text"), f"{where}.{key}[{index}].text"))
         return "".join(pieces)
+
+
+def _after(before: Message, result: Message) -> Message:
+    """Two results in one turn, which is a target only where both want it."""
+    wanted = bool(before.loss and result.loss)
+    return Message("user", f"{before.content}\n{result.content}", wanted, wanted)
 
 
 def _marked(role: Role, content: str, item: Mapping[str, Any], where: str) -> Message:

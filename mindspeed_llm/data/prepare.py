@@ -6,6 +6,7 @@ flag's spelling beyond messages and prints nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from mindspeed_llm.data.conversation_rows import ConversationRows
 from mindspeed_llm.data.hf_template import HfChatTemplate
 from mindspeed_llm.data.inputs import InputFile, find_inputs, split_weights, unpack
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest, write_json
+from mindspeed_llm.data.message_lists import MessageListSource
 from mindspeed_llm.data.messages import Conversation, RowError
 from mindspeed_llm.data.mixing import mix
 from mindspeed_llm.data.packing import Packing, best_fit_decreasing
@@ -42,6 +44,7 @@ from mindspeed_llm.data.report import (
 from mindspeed_llm.data.sources import Source, make_source
 from mindspeed_llm.data.templates import find_template
 from mindspeed_llm.data.tokenizer import Tokenizer, load_tokenizer
+from mindspeed_llm.data.tool_form import find_tool_form
 from mindspeed_llm.data.verify import verify_template
 from mindspeed_llm.data.work import RowMaker, Work, tallies
 from mindspeed_llm.data.writer import (
@@ -163,7 +166,11 @@ def _make_maker(config: PreprocessConfig, source: Source) -> RowMaker:
         return PlainTextRows(source, tokenizer, append_eod=config.append_eod,
                              seq_length=config.seq_length,
                              split=config.truncation == "split")  # fmt: skip
-    return ConversationRows(source, make_renderer(tokenizer, config), config)
+    renderer = make_renderer(tokenizer, config)
+    if isinstance(source, MessageListSource) and config.template_compat is None:
+        form = find_tool_form(renderer.template, tokenizer.hf)
+        source = dataclasses.replace(source, tool_form=form)
+    return ConversationRows(source, renderer, config)
 
 
 def _check_known_columns(inputs: Sequence[InputFile], source: Source) -> None:

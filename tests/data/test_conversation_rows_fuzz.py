@@ -5,6 +5,7 @@ A small number by default; `-m slow` runs 20,000 of each kind.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mindspeed_llm.data.report import WRITTEN, Tally
 from mindspeed_llm.data.sources import make_source
 from mindspeed_llm.data.templates import find_template
 from mindspeed_llm.data.tokenizer import load_tokenizer
+from mindspeed_llm.data.tool_form import ToolForm
 from mindspeed_llm.errors import DataError
 
 ALPACA = "AlpacaStyleInstructionHandler"
@@ -58,7 +60,8 @@ ROWS = {
     SHAREGPT: st.fixed_dictionaries({}, optional={
         "conversations": chat("from", "value", ["system", "human", "gpt", "observation"])}),
     OPENAI: st.fixed_dictionaries({}, optional={
-        "messages": chat("role", "content", ["system", "user", "assistant", "tool"])}),
+        "messages": chat("role", "content", ["system", "user", "assistant", "tool"]),
+        "tools": value}),
 }  # fmt: skip
 DIALOGUES = {
     SHAREGPT: st.lists(st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt"]),
@@ -80,7 +83,10 @@ def makers(tiny_tokenizer_dir):
             prompt_type="chatml", handler_name=handler, seq_length=60,
             truncation=truncation)  # fmt: skip
         renderer = Renderer(tokenizer, find_template("chatml"))
-        return ConversationRows(make_source(handler, MAPS[handler]), renderer, config)
+        source = make_source(handler, MAPS[handler])
+        if handler != ALPACA:
+            source = dataclasses.replace(source, tool_form=ToolForm())
+        return ConversationRows(source, renderer, config)
 
     return {(h, t): make(h, t) for h in MAPS for t in ("drop", "oldest-turns", "newest-turns")}
 

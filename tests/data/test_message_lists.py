@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from mindspeed_llm.data.messages import Conversation, RowError
 from mindspeed_llm.data.sources import make_source
+from mindspeed_llm.data.tool_form import ToolForm
 from mindspeed_llm.errors import ConfigError
 
 SHAREGPT = "SharegptStyleInstructionHandler"
@@ -23,6 +25,7 @@ def openai(*messages, map_keys=None, **columns):
     return make_source(OPENAI, map_keys).read({"messages": list(messages), **columns})
 
 
+WITHOUT_FORM = "tools without a form"
 TURNS = (("human", "A?"), ("gpt", "a."), ("human", "B?"), ("gpt", "b."))
 TALK = Conversation.of("A?", "a.", "B?", "b.")
 
@@ -56,7 +59,9 @@ def test_a_partial_map_of_tags_keeps_the_other_names():
     row = {"chat": messages}
     source = make_source(SHAREGPT, {"messages": "chat", "tags": {"assistant_tag": "bot"}})
     assert source.read(row) == Conversation.of("A?", "a.", system="S")
-    assert source.columns == source.required == ("chat",)
+    assert source.columns == ("chat", "tools") and source.required == ("chat",)
+    assert make_source(SHAREGPT, {"tools": "t"}).required == ("conversations", "t")
+    assert make_source(SHAREGPT, {"tools": None}).columns == ("conversations",)
 
 
 def test_openai_names_through_the_sharegpt_handler():
@@ -93,8 +98,8 @@ def test_questions_say_too_whether_they_are_trained():
         ((("human", "A?"), ("gpt", "a."), ("human", "B?")), "no answer"),
         ((("system", "S"),), "empty conversation"),
         ((), "empty conversation"),
-        ((("human", "A?"), ("function_call", "{}")), "tool turn"),
-        ((("human", "A?"), ("observation", "{}")), "tool turn"),
+        ((("human", "A?"), ("function_call", '{"name": "f", "arguments": {}}')), WITHOUT_FORM),
+        ((("human", "A?"), ("observation", "{}")), WITHOUT_FORM),
         ((("human", "A?"), ("assistant", "a.")), "unknown role"),
         ((("human", "A?"), ("gpt", None)), "empty answer"),
         ((("human", ""), ("gpt", "a.")), "empty user turn"),
@@ -113,8 +118,8 @@ def test_what_cannot_be_used_says_why(turns, kind):
         ("text", "messages[0]", "malformed messages"),
         (
             {"role": "assistant", "content": None, "tool_calls": [{}]},
-            "messages[0].role",
-            "tool turn",
+            "messages[0].tool_calls[0].name",
+            "empty tool name",
         ),
         (
             {"role": "user", "content": [{"type": "image_url"}]},
@@ -144,7 +149,7 @@ def test_the_field_that_is_wrong_is_named(message, field, kind):
         ({"tags": "human"}, "expected an object"),
         ({"messages": ""}, "needs a column"),
         ({"system": 5}, "'system': 5"),
-        ({"tools": "tools"}, "tools"),
+        ({"tools": 5}, "'tools': 5"),
     ],
 )
 def test_a_wrong_map_is_refused(map_keys, message):
@@ -156,3 +161,50 @@ def test_a_system_column_that_is_not_read_is_pointed_out():
     assert "'system' is not read" in make_source(SHAREGPT, None).unread_hint(frozenset({"system"}))
     mapped = make_source(SHAREGPT, {"system": "system"})
     assert mapped.unread_hint(frozenset({"system"})) is None
+
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"x": "\u00e9"}}}
+CALL = {"name": "look", "arguments": {"x": [1, "\u00e9"]}}
+CALLED = '<tool_call>\n{"name": "look", "arguments": {"x": [1, "\u00e9"]}}\n</tool_call>'
+GIVEN = "<tool_response>\nR\n</tool_response>"
+
+
+def with_form(handler, **changes):
+    return dataclasses.replace(make_source(handler, None), tool_form=ToolForm(**changes))
+
+
+def test_tools_calls_and_results_become_turns():
+    turns = [("human", "A?"), ("function_call", json.dumps(CALL)), ("observation", "R"),
+             ("observation", "R"), ("gpt", "a.")]  # fmt: skip
+    row = {"conversations": [{"from": r, "value": v} for r, v in turns],
+           "tools": json.dumps([TOOL])}  # fmt: skip
+    talk = with_form(SHAREGPT, default_system="D").read(row)
+    texts = [m.content for m in talk.messages]
+    assert texts == ["A?", CALLED, f"{GIVEN}\n{GIVEN}", "a."]
+    assert [m.loss for m in talk.messages] == [None, None, False, None]
+    talk.check_trainable()
+    assert talk.system.startswith("D\n\n# Tools") and json.dumps(TOOL, ensure_ascii=False) in (
+        talk.system
+    )
+    calls = [
+        {"id": "1", "type": "function", "function": CALL},
+        {"id": "2", "type": "function", "function": {**CALL, "arguments": '{"x":[1,"\u00e9"]}'}},
+    ]
+    messages = [{"role": "user", "content": "A?"},
+                {"role": "assistant", "content": "Let me see.", "tool_calls": calls},
+                {"role": "tool", "content": "R", "tool_call_id": "1"},
+                {"role": "tool", "content": [{"type": "text", "text": "R"}], "loss": 1},
+                {"role": "assistant", "content": "a."}]  # fmt: skip
+    talk = with_form(OPENAI).read({"messages": messages, "tools": None})
+    assert talk.messages[1].content == f"Let me see.\n{CALLED}\n{CALLED}"
+    assert talk.messages[2].content == f"{GIVEN}\n{GIVEN}" and talk.system is None
+    assert talk.messages[2].loss is False
+    talk.check_trainable()
+
+
+def test_rows_with_tools_need_a_template_that_has_a_form_for_them():
+    row = {"conversations": [{"from": r, "value": v} for r, v in TURNS], "tools": [TOOL]}
+    with pytest.raises(RowError) as caught:
+        make_source(SHAREGPT, None).read(row)
+    assert caught.value.kind == WITHOUT_FORM and caught.value.field == "tools"
+    assert make_source(SHAREGPT, None).read({**row, "tools": "[]"}) == TALK
