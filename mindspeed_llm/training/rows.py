@@ -24,7 +24,8 @@ _log = get_logger(__name__)
 class Rows:
     """The rows of a run; `validation` and `test` are None when not evaluated.
 
-    `identity` changes with any token, label or weight of the data sets.
+    `identity` changes with any token, label or weight of the data sets and with how many rows are
+    trained.
     """
 
     train: Blend
@@ -94,7 +95,9 @@ def open_rows(settings: Settings, manifests: Sequence[Manifest], sha256: str | N
             f"--eval-iters {settings.log.eval_iters} needs validation rows, and --split "
             f"{settings.data.split} leaves none; use for example --split 95,5,0"
         )
-    return Rows(train, validation, test, identity(manifests, settings.data.weights))
+    # The number says which rows were short enough, and which part of them is trained.
+    content = identity(manifests, settings.data.weights)
+    return Rows(train, validation, test, f"{content} ({len(train)} rows)")
 
 
 def _part(

@@ -97,3 +97,58 @@ def test_a_model_of_another_size_is_named(read, tmp_path, tiny_hf_model):
     small = tiny_hf_model("llama", tmp_path / "small")  # 131 tokens
     with pytest.raises(DataError, match=r"tokenizer of \d\d\d tokens, the model has 131"):
         read("--load", small)
+
+
+def test_identity_follows_what_is_trained(read, material, second):
+    whole = read()[1].identity
+    assert read()[1].identity == whole and whole.endswith(" (24 rows)")
+    assert read("--seq-length", 20)[1].identity != whole
+    blends = [["1", material["data"], "1", second], ["1", material["data"], "2", second]]
+    assert len({read("--data-path", *blend)[1].identity for blend in blends}) == 2
+
+
+def steps(flags, variants):
+    """Runs each command line: its losses, or where it saves, the iteration it began after."""
+    import torch
+    from megatron.core import parallel_state
+
+    from mindspeed_llm.cli.train import read_settings
+    from mindspeed_llm.errors import UserError
+    from mindspeed_llm.training.inputs import read_inputs
+    from mindspeed_llm.training.loop import run_iteration, train
+    from mindspeed_llm.training.setup import prepare
+
+    results = []
+    for variant in variants:
+        try:
+            settings, architecture = read_settings([*flags, *variant])
+            job = prepare(settings, read_inputs(settings, architecture, check_tokenizer=False),
+                          torch.device("cpu"))  # fmt: skip
+            if job.save is not None:
+                train(job)
+                results.append(job.start)
+            else:
+                left = range(job.start + 1, job.total + 1)
+                results.append([run_iteration(job, i, 0).loss for i in left])
+        except UserError as error:
+            results.append(str(error))
+        parallel_state.destroy_model_parallel()
+    return results
+
+
+def test_a_blend_is_continued_to_the_bit(run_ranks, flags, material, second, tmp_path):
+    saved = str(tmp_path / "out")
+    blend = ["--data-path", "0.3", material["data"], "0.7", str(second)]
+    more = ["--train-iters", "4"]
+    full = ["--full-shuffle-instruction-dataset"]
+    plain = [*blend, *more]
+    mixed = [*blend, *more, *full]
+    half = [*blend, "--train-iters", "2", "--save", saved]
+    rest = [*plain, "--load", saved]
+    weights = [*rest, "--data-path", "0.4", material["data"], "0.6", str(second)]
+    order = [*rest, *full]
+    (found,) = run_ranks(1, steps, flags, [plain, mixed, half, rest, weights, order])
+    assert len(found[0]) == 4 and found[0] != found[1]
+    assert found[2] == 0 and found[3] == found[0][2:]  # not nearly: the same bits
+    assert "the data set at --data-path was" in found[4]
+    assert "--full-shuffle-instruction-dataset) was True and is all of 32 samples" in found[5]
