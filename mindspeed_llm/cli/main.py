@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("inference", "answer prompts in a batch"),
     "evaluate": ("evaluate", "multi-turn recall and loss"),
     "dialogues": ("dialogues", "write memory dialogues for training and evaluation"),
+    "plan": ("plan", "memory of a training run at each layout, and which layout to take"),
     "doctor": ("doctor", "what is installed, from which file, and what will run"),
     "patches": ("patches", "what is patched here, why, and until when"),
     "launch": ("launch", "torchrun whose failures read as one line"),

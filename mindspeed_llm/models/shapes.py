@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.models.names import NameRule, expand
 from mindspeed_llm.models.registry import rules_of
 
@@ -37,3 +38,37 @@ def count_parameters(model: ModelConfig) -> int:
     padding of the vocabulary."""
     rules = expand(rules_of(model), model.num_layers)
     return sum(math.prod(mcore_shape(rule, model)) for rule in rules)
+
+
+def local_shape(rule: NameRule, model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
+    """Shape of one tensor-parallel rank's part of the tensor of `rule`, vocabulary padded."""
+    shape, tp = mcore_shape(rule, model), parallel.tensor_model_parallel_size
+    if rule.vocab:
+        return (parallel.padded_vocab_size(shape[0]) // tp, *shape[1:])
+    module, _, part = rule.mcore.rpartition(".")
+    name = module.rpartition(".")[2]
+    if name in ("linear_qkv", "linear_fc1"):  # column parallel: rows are split
+        return (shape[0] // tp, *shape[1:])
+    if name in ("linear_proj", "linear_fc2") and part == "weight":  # row parallel: columns are
+        return (shape[0], shape[1] // tp)
+    return shape
+
+
+def stage_shapes(model: ModelConfig, parallel: ParallelConfig, stage: int) -> list[tuple[int, ...]]:
+    """Shapes of all parameters of one rank of pipeline stage `stage` (0-based).
+
+    The last stage of a tied model has a copy of the embedding for its output layer.
+    """
+    last = parallel.pipeline_model_parallel_size - 1
+    layers = model.num_layers // parallel.pipeline_model_parallel_size
+    out = []
+    for rule in rules_of(model):
+        shape = local_shape(rule, model, parallel)
+        if rule.per_layer:
+            out += [shape] * layers
+        elif rule.mcore.startswith("embedding."):
+            copies = 2 if 0 < last and stage == last and model.tie_word_embeddings else 1
+            out += [shape] * (copies if stage == 0 else copies - 1)
+        elif stage == last:
+            out.append(shape)
+    return out

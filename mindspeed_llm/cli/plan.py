@@ -1,0 +1,176 @@
+"""Owns `mindspeed-llm plan`: which layouts fit a device's memory, and which of them to take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mindspeed_llm.checkpoint.directory import is_checkpoint_root, model_directory
+from mindspeed_llm.config.flags import parse
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.config.plan import PlanConfig
+from mindspeed_llm.errors import ConfigError
+from mindspeed_llm.models.memory import Memory, Recompute, Run, peak
+from mindspeed_llm.models.registry import read_model
+from mindspeed_llm.models.shapes import count_parameters
+
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
+_FLAGS: dict[Recompute, list[str]] = {
+    "none": [],
+    "selective": ["--recompute-granularity", "selective"],
+    "full": ["--recompute-granularity", "full", "--recompute-method", "uniform",
+             "--recompute-num-layers", "1"],
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A layout and the memory of its fullest rank."""
+
+    run: Run
+    memory: Memory
+
+    @property
+    def cost(self) -> tuple[int, ...]:
+        """What makes it slower, worst first: recomputed work, ranks that share a model, bubbles."""
+        parallel = self.run.parallel
+        tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+        return RECOMPUTE.index(self.run.recompute), tp * pp, pp
+
+    def flags(self) -> list[str]:
+        """Of posttrain_gpt.py, for this layout."""
+        parallel, run = self.run.parallel, self.run
+        return [
+            "--tensor-model-parallel-size", str(parallel.tensor_model_parallel_size),
+            "--pipeline-model-parallel-size", str(parallel.pipeline_model_parallel_size),
+            *(["--sequence-parallel"] if parallel.sequence_parallel else []),
+            "--seq-length", str(run.seq_length), "--micro-batch-size", str(run.micro_batch_size),
+            *(["--bf16"] if run.bf16 else []),
+            *(["--use-distributed-optimizer"] if run.distributed_optimizer else []),
+            *_FLAGS[run.recompute],
+        ]  # fmt: skip
+
+    def as_data(self) -> dict[str, Any]:
+        """JSON data; sizes in bytes."""
+        parallel = dataclasses.asdict(self.run.parallel)
+        own = {"data_parallel_size": self.run.data_parallel, "recompute": self.run.recompute}
+        memory = dataclasses.asdict(self.memory) | {"total": self.memory.total}
+        return parallel | own | {"memory": memory, "flags": self.flags()}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the plan; an error when no layout fits."""
+    (config,) = parse(
+        argv,
+        PlanConfig,
+        prog="mindspeed-llm plan",
+        description="Memory of a training run at each layout, and which layout to take.",
+    )
+    alone = (config.model / "config.json").is_file() or not is_checkpoint_root(config.model)
+    model = read_model(config.model if alone else model_directory(config.model))
+    if config.seq_length > model.max_position_embeddings:
+        raise ConfigError(
+            f"--seq-length {config.seq_length} is beyond the model's "
+            f"{model.max_position_embeddings} positions; lower it"
+        )
+    found = list(candidates(model, config))
+    limit = int(config.bytes * (1 - config.headroom))
+    chosen = choose(found, limit)
+    if config.json:
+        print(json.dumps({
+            "parameters": count_parameters(model), "limit": limit,
+            "chosen": None if chosen is None else chosen.as_data(),
+            "candidates": [candidate.as_data() for candidate in found],
+        }, indent=2))  # fmt: skip
+    else:
+        _show(model, config, found, chosen, limit)
+    if chosen is None:
+        least = min(found, key=lambda candidate: candidate.memory.total)
+        raise ConfigError(
+            f"no layout of {config.devices} devices fits {config.memory} less "
+            f"{config.headroom:.0%} headroom; the least is {least.memory.total / 2**30:.1f} GiB: "
+            "use more devices, a shorter --seq-length, or LoRA"
+        )
+    return 0
+
+
+def candidates(model: ModelConfig, config: PlanConfig) -> Iterator[Candidate]:
+    """Every layout that divides model and devices, without and with recomputation."""
+    for tp in _divisors(config.devices):
+        for pp in _divisors(config.devices // tp):
+            # Splitting the sequence costs nothing where TP is used, and saves what norms keep.
+            together = tp > 1 and config.seq_length % tp == 0
+            parallel = ParallelConfig(
+                tensor_model_parallel_size=tp,
+                pipeline_model_parallel_size=pp,
+                sequence_parallel=together,
+            )
+            try:
+                parallel.check_model(model)
+            except ConfigError:
+                continue  # this layout cannot be used; it is no mistake of the user
+            if tp > config.devices_per_node:
+                continue
+            replicas = config.devices // (tp * pp)
+            for recompute in RECOMPUTE:
+                run = Run(
+                    parallel=parallel,
+                    data_parallel=replicas,
+                    seq_length=config.seq_length,
+                    micro_batch_size=config.micro_batch_size,
+                    bf16=config.bf16,
+                    distributed_optimizer=config.use_distributed_optimizer and replicas > 1,
+                    recompute=recompute,
+                )
+                yield Candidate(run, peak(model, run))
+
+
+def choose(found: Sequence[Candidate], limit: int) -> Candidate | None:
+    """The fastest layout that fits: the least recomputation, then the fewest ranks a model, then
+    the fewest pipeline stages; None when none fits."""
+    fitting = [candidate for candidate in found if candidate.memory.total <= limit]
+    return min(fitting, key=lambda candidate: candidate.cost, default=None)
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _show(
+    model: ModelConfig,
+    config: PlanConfig,
+    found: Sequence[Candidate],
+    chosen: Candidate | None,
+    limit: int,
+) -> None:
+    kind = "bf16" if config.bf16 else "fp32"
+    title = (f"{model.family}, {count_parameters(model) / 1e9:.2f} B parameters, {kind}, "
+             f"{config.devices} devices of {config.memory} ({limit / 2**30:.1f} GiB usable), rows "
+             f"of {config.seq_length} tokens; GiB on the fullest rank")  # fmt: skip
+    table = Table(title=title)
+    for column in ("TP", "PP", "DP", "SP", "recompute", "weights", "gradients", "optimizer",
+                   "activations", "passing", "total", ""):  # fmt: skip
+        table.add_column(column, justify="left" if column in ("SP", "recompute", "") else "right")
+    for candidate in found:
+        parallel, memory = candidate.run.parallel, candidate.memory
+        sizes = (*dataclasses.astuple(memory), memory.total)
+        verdict = "fits" if memory.total <= limit else "too large"
+        table.add_row(
+            str(parallel.tensor_model_parallel_size), str(parallel.pipeline_model_parallel_size),
+            str(candidate.run.data_parallel), "yes" if parallel.sequence_parallel else "no",
+            candidate.run.recompute, *(f"{size / 2**30:.2f}" for size in sizes),
+            "<- chosen" if candidate is chosen else verdict,
+        )  # fmt: skip
+    # a pipe has no width of its own, and 80 columns are too few for twelve
+    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
+    console.print(table)
+    if chosen is not None:
+        console.print("fits with the least recomputation, then the fewest ranks a model:")
+        console.print("  posttrain_gpt.py " + " ".join(chosen.flags()) + " ...", soft_wrap=True)

@@ -1,0 +1,174 @@
+"""Owns the arithmetic of a training run's memory, rank by rank, from architecture and layout alone.
+
+It follows what our modules and megatron-core allocate; it builds nothing and knows no device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.models.shapes import stage_shapes
+
+Recompute = Literal["none", "selective", "full"]
+WIDE = 4  # bytes of a float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What besides the model decides the memory of a rank.
+
+    Attributes:
+        parallel: TP, PP, SP.
+        data_parallel: replicas.
+        seq_length, micro_batch_size: tokens of a row, rows of a forward pass.
+        bf16: bfloat16 parameters and activations with float32 main weights, else all float32.
+        distributed_optimizer: optimizer state is split over the replicas.
+        recompute: of activations: none, the core of attention, or whole layers one by one.
+    """
+
+    parallel: ParallelConfig
+    data_parallel: int
+    seq_length: int
+    micro_batch_size: int = 1
+    bf16: bool = True
+    distributed_optimizer: bool = True
+    recompute: Recompute = "none"
+
+    @property
+    def item(self) -> int:
+        """Bytes of a parameter or activation."""
+        return 2 if self.bf16 else WIDE
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank.
+
+    `activations` are those that wait for the backward pass, at their most; `passing` is the larger
+    of what a backward pass and an optimizer step need for a moment.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    passing: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+
+def peak(model: ModelConfig, run: Run) -> Memory:
+    """Memory of the rank that needs most: the one of the fullest pipeline stage."""
+    stages = range(run.parallel.pipeline_model_parallel_size)
+    return max((stage_memory(model, run, stage) for stage in stages), key=lambda m: m.total)
+
+
+def stage_memory(model: ModelConfig, run: Run, stage: int) -> Memory:
+    """Memory of a rank of pipeline stage `stage` (0-based)."""
+    sizes = [math.prod(shape) for shape in stage_shapes(model, run.parallel, stage)]
+    count = sum(sizes)
+    share = -(-count // run.data_parallel) if run.distributed_optimizer else count
+    states = 3 if run.bf16 else 2  # main weights, and Adam's two averages
+    layers = model.num_layers // run.parallel.pipeline_model_parallel_size
+    kinds = [model.is_sliding(stage * layers + i) for i in range(layers)]
+    waiting = run.parallel.pipeline_model_parallel_size - stage  # micro-batches, 1F1B schedule
+    whole = [layer_bytes(model, run, sliding=kind) for kind in kinds]
+    kept = sum(whole)
+    working = 0
+    if run.recompute == "full":
+        kept, working = layers * _stream(run) * run.item * model.hidden_size, max(whole)
+    elif run.recompute == "selective":
+        kept -= sum(core_bytes(model, run, sliding=k) - _core_inputs(model, run) for k in kinds)
+        working = max(core_bytes(model, run, sliding=kind) for kind in kinds)
+    head = 0
+    if stage == run.parallel.pipeline_model_parallel_size - 1:
+        head = head_bytes(model, run)
+    gradient = run.item * max(sizes)  # of one parameter, until it is added to its buffer
+    update = WIDE * share  # AdamW's roots of the second average
+    activations = waiting * kept + head
+    return Memory(
+        parameters=run.item * count,
+        gradients=WIDE * count,
+        optimizer=WIDE * states * share,
+        activations=activations,
+        passing=max(working + gradient, update - activations, 0),
+    )
+
+
+def _tokens(run: Run) -> int:
+    return run.seq_length * run.micro_batch_size
+
+
+def _stream(run: Run) -> int:
+    """Tokens of the residual stream on a rank: sequence parallelism splits them."""
+    parallel = run.parallel
+    return _tokens(run) // (
+        parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+    )
+
+
+def _norm(model: ModelConfig, run: Run) -> int:
+    """Bytes an RMSNorm keeps for each number it is given: its float32 input, and what is
+    multiplied by the weight (`kernels.rms_norm`)."""
+    return WIDE + (WIDE if model.zero_centered_norm else run.item)
+
+
+def layer_bytes(model: ModelConfig, run: Run, *, sliding: bool) -> int:
+    """What one layer keeps of one micro-batch for its backward pass."""
+    tp, item, tokens = run.parallel.tensor_model_parallel_size, run.item, _tokens(run)
+    norm = _norm(model, run)
+    norms = 4 if model.post_norms else 2
+    # the norms, and the inputs of the two column-parallel layers
+    outside = _stream(run) * model.hidden_size * (norms * norm + 2 * item)
+    mlp = 5 * item * model.ffn_hidden_size  # gate and up, activated gate, up again, product
+    q, kv = model.num_attention_heads * model.head_dim, model.num_query_groups * model.head_dim
+    inside = mlp + item * q  # and the input of the output projection
+    if model.qk_norm:
+        inside += norm * (q + kv)
+    turns = 4 * item * model.turning_dim * run.seq_length  # cosine and sine, of queries and of keys
+    return outside + tokens * inside // tp + turns + core_bytes(model, run, sliding=sliding)
+
+
+def _core_inputs(model: ModelConfig, run: Run) -> int:
+    """Turned queries and keys, and values, which are a view of the projection's whole output."""
+    rows = (2 * model.num_attention_heads + 3 * model.num_query_groups) * model.head_dim
+    return _tokens(run) * run.item * rows // run.parallel.tensor_model_parallel_size
+
+
+def core_bytes(model: ModelConfig, run: Run, *, sliding: bool) -> int:
+    """What the core of attention keeps (`kernels.attention`).
+
+    The fused kernel keeps queries, keys and values, the latter two repeated for every query head,
+    its output and a float32 a row; a window adds a mask. With a soft cap the scores are written
+    out: their tanh and their softmax in float32, the weights, and a mask.
+    """
+    tp, item, tokens = run.parallel.tensor_model_parallel_size, run.item, _tokens(run)
+    heads = model.num_attention_heads
+    square = run.seq_length * run.seq_length
+    if model.attention_softcap is not None:
+        scores = 2 * WIDE + (item if run.bf16 else 0)
+        written = run.micro_batch_size * square * heads * scores // tp
+        return _core_inputs(model, run) + written + square
+    masked = sliding and model.sliding_window is not None and model.sliding_window < run.seq_length
+    repeated = 4 * tokens * item * heads * model.head_dim // tp
+    if model.num_query_groups == heads:  # nothing is repeated: values keep all they are a view of
+        repeated = _core_inputs(model, run) + tokens * item * heads * model.head_dim // tp
+    return repeated + tokens * heads * WIDE // tp + (item * square if masked else 0)
+
+
+def head_bytes(model: ModelConfig, run: Run) -> int:
+    """Final norm, output layer and loss, where every position is trained."""
+    tp, tokens = run.parallel.tensor_model_parallel_size, _tokens(run)
+    rows = run.parallel.padded_vocab_size(model.vocab_size) // tp
+    logits = WIDE + (run.item if run.bf16 else 0)  # softmax, and what it is computed from
+    if model.logit_softcap is not None:
+        logits += run.item
+    hidden = _stream(run) * _norm(model, run) + tokens * run.item
+    return hidden * model.hidden_size + tokens * rows * logits

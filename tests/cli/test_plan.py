@@ -1,0 +1,98 @@
+"""`mindspeed-llm plan`: candidates, the choice, flags that training takes, errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mindspeed_llm.cli import plan
+from mindspeed_llm.cli.main import run
+from mindspeed_llm.cli.train import read_settings
+
+PUBLISHED = Path(__file__).parents[1] / "models" / "published.json"
+NEEDED = ["--load", "x", "--data-path", "x", "--lr", "1e-5", "--train-iters", "1"]
+
+
+@pytest.fixture
+def planned(tmp_path, capsys):
+    """`planned(*flags, name="Gemma 2 9B")` -> (exit code, standard output, standard error)."""
+
+    def call(*flags, name="Gemma 2 9B"):
+        config = json.loads(PUBLISHED.read_text(encoding="utf-8"))[name]["config"]
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        code = run(plan.main, ["--model", str(tmp_path), *flags])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+EIGHT = ("--devices", "8", "--memory", "64GiB", "--seq-length", "8192")
+
+
+def test_the_table_names_one_layout(planned):
+    code, out, err = planned(*EIGHT)
+    assert code == 0 and not err
+    assert out.count("<- chosen") == 1 and "9.24 B parameters" in out
+
+
+def test_every_layout_is_there_once_and_fits_the_model(planned):
+    found = json.loads(planned(*EIGHT, "--json")[1])
+    layouts = {(c["tensor_model_parallel_size"], c["pipeline_model_parallel_size"],
+                c["data_parallel_size"]) for c in found["candidates"]}  # fmt: skip
+    # 42 layers do not divide by 4 or 8
+    assert layouts == {(1, 1, 8), (1, 2, 4), (2, 1, 4), (2, 2, 2), (4, 1, 2), (4, 2, 1), (8, 1, 1)}
+    assert len(found["candidates"]) == 3 * len(layouts)
+    for candidate in found["candidates"]:
+        assert candidate["sequence_parallel"] == (candidate["tensor_model_parallel_size"] > 1)
+        memory = candidate["memory"]
+        assert memory["total"] == sum(v for k, v in memory.items() if k != "total")
+
+
+def test_the_choice_recomputes_least_then_splits_least(planned):
+    def chosen(memory, *more):
+        found = json.loads(planned("--devices", "8", "--memory", memory, "--seq-length", "8192",
+                                   "--json", *more)[1])  # fmt: skip
+        best = found["chosen"]
+        assert best["memory"]["total"] <= found["limit"]
+        size = best["tensor_model_parallel_size"] * best["pipeline_model_parallel_size"]
+        return best["recompute"], size
+
+    # the more memory there is, the less is recomputed, and then the less is split
+    order = ["none", "selective", "full"]
+    costs = [chosen(memory) for memory in ("30GiB", "64GiB", "200GiB", "800GiB")]
+    costs = [(order.index(kind), size) for kind, size in costs]
+    assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1] == (0, 1)
+    assert chosen("64GiB")[0] == "selective"
+    assert chosen("64GiB", "--micro-batch-size", "4")[0] == "full"  # larger micro-batches cost
+
+
+def test_training_takes_the_flags(planned):
+    flags = json.loads(planned(*EIGHT, "--json")[1])["chosen"]["flags"]
+    settings, _ = read_settings([*flags, *NEEDED])
+    assert settings.parallel.tensor_model_parallel_size == 8
+    assert settings.parallel.sequence_parallel and settings.train.bf16
+    for candidate in json.loads(planned(*EIGHT, "--json")[1])["candidates"]:
+        read_settings([*candidate["flags"], *NEEDED])
+
+
+def test_nothing_fits(planned):
+    code, out, err = planned("--devices", "2", "--memory", "8GiB", "--seq-length", "8192")
+    assert code == 2 and "chosen" not in out
+    assert "no layout of 2 devices fits 8GiB" in err and "the least is" in err
+
+
+def test_tensor_parallelism_stays_in_one_machine(planned):
+    found = json.loads(planned("--devices", "16", "--memory", "64GiB", "--seq-length", "8192",
+                               "--devices-per-node", "4", "--json",
+                               name="Llama 3.1 8B")[1])  # fmt: skip
+    assert max(c["tensor_model_parallel_size"] for c in found["candidates"]) == 4
+
+
+def test_a_length_beyond_the_model(planned):
+    code, _, err = planned("--devices", "8", "--memory", "64GiB", "--seq-length", "8193")
+    assert code == 2 and "--seq-length 8193 is beyond the model's 8192 positions" in err
+
+
+def test_a_place_without_a_model(tmp_path, capsys):
+    assert run(plan.main, ["--model", str(tmp_path / "no"), *EIGHT]) == 2
+    assert "no such file" in capsys.readouterr().err
