@@ -250,7 +250,7 @@ def _keys(
 
     if not named:
         return [str(place) for place in range(len(ids))]
-    same = [weights_fingerprint(load.load), dataclasses.asdict(sampling), load.bf16,
+    same = [weights_fingerprint(load.load, load.lora_load), dataclasses.asdict(sampling), load.bf16,
             generation.max_new_tokens, generation.stop, sorted(engine.stop_ids)]  # fmt: skip
     rows = [json.dumps([row, same]) for row in ids]
     return [hashlib.sha256(row.encode()).hexdigest()[:32] for row in rows]

@@ -77,6 +77,8 @@ def _evaluate(
     from mindspeed_llm.evaluation import recall, run
 
     result: dict[str, Any] = {"load": str(load.load), "template": renderer.template.name}
+    if load.lora_load is not None:
+        result["lora_load"] = str(load.lora_load)
     started = time.monotonic()
     if given.scored:
         with shown("recall", len(given.scored)) as progress:

@@ -118,7 +118,7 @@ def _chat(
     @functools.cache
     def identity() -> Identity:
         return Identity(
-            model=weights_fingerprint(load.load),
+            model=weights_fingerprint(load.load, load.lora_load),
             tokenizer=parts.tokenizer.sha256,
             template=f"{renderer.template.name} {renderer.template.fingerprint()}",
         )

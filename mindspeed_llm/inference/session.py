@@ -76,16 +76,18 @@ class Session:
     turns: Sequence[Turn]
 
 
-def weights_fingerprint(directory: Path) -> str:
-    """Hash over names, sizes and samples of all safetensors files below `directory`.
+def weights_fingerprint(directory: Path, adapter: Path | None = None) -> str:
+    """Hash over names, sizes and samples of all safetensors files below `directory`, and below
+    `adapter` where there is one.
 
     Reading 1 MiB of each file tells a model from its tuned successor, in which every weight has
     moved, in no time; it does not prove that no weight differs.
     """
     digest = hashlib.sha256()
-    for path in sorted(directory.rglob("*.safetensors")):
+    roots = [directory] if adapter is None else [directory, adapter]
+    for root, path in ((r, p) for r in roots for p in sorted(r.rglob("*.safetensors"))):
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(directory)}\0{size}\0".encode())
+        digest.update(f"{path.relative_to(root)}\0{size}\0".encode())
         with path.open("rb") as file:
             for step in range(_SAMPLES):
                 file.seek(max(0, size - _SAMPLE) * step // (_SAMPLES - 1))

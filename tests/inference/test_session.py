@@ -98,6 +98,8 @@ def test_a_fingerprint_sees_other_weights(tmp_path: Path) -> None:
     assert weights_fingerprint(tmp_path) != first
     file.write_bytes(data[:1000])
     assert weights_fingerprint(tmp_path) != first
+    adapted = weights_fingerprint(tmp_path, tmp_path)
+    assert adapted != weights_fingerprint(tmp_path), "an adapter makes another model"
 
 
 def test_identities_name_what_differs() -> None:
