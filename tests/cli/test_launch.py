@@ -1,4 +1,4 @@
-"""Holds that a launched run fails with its rank's exit code and in one line, and what Ctrl-C does."""
+"""Holds that a launched run fails with its rank's exit code, in one line, and what Ctrl-C does."""
 
 import contextlib
 import json
