@@ -9,6 +9,8 @@ from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt import GPTModel
 
+from mindspeed_llm.inference.decode import Step, single_step
+
 
 class Stages:
     """This rank's part of the model, with what is needed to pass hidden states on.
@@ -27,6 +29,14 @@ class Stages:
         self.dtype: torch.dtype = config.params_dtype
         self.is_first: bool = parallel_state.is_pipeline_first_stage()
         self.is_last: bool = parallel_state.is_pipeline_last_stage()
+        self._step: Step | None = None
+        self._has_step = False
+
+    def _single(self) -> Step | None:
+        """The step for one token; made late, when the weights are there."""
+        if not self._has_step:
+            self._step, self._has_step = single_step(self.model, self.device), True
+        return self._step
 
     def cache(self, rows: int, length: int) -> StaticInferenceContext:
         """Empty KV cache for `rows` sequences of at most `length` tokens."""
@@ -43,6 +53,10 @@ class Stages:
         every pipeline stage but the last.
         """
         rows, length = ids.shape
+        if length == 1 and cache is not None and (step := self._single()) is not None:
+            logits = step(ids.to(self.device), cache)
+            cache.increment_sequence_len_offset(1)
+            return logits
         start = 0 if cache is None else cache.sequence_len_offset
         ids = ids.to(self.device)
         positions = torch.arange(start, start + length, device=self.device).expand(rows, -1)

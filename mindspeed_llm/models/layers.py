@@ -260,7 +260,7 @@ class DecoderSelfAttention(SelfAttention):
         rows = slice(
             inference_context.batch_size_offset, inference_context.batch_size_offset + key.size(1)
         )
-        keys, values = self._room(inference_context, key, value, end)
+        keys, values = self.room(inference_context, key, value, end)
         if rotary_pos_emb is not None:
             table = rotary_pos_emb[0][start:end]
             key, rotary_pos_emb = rotate(key, table), (table, None)
@@ -276,7 +276,7 @@ class DecoderSelfAttention(SelfAttention):
             None,
         )
 
-    def _room(
+    def room(
         self, context: BaseInferenceContext, key: torch.Tensor, value: torch.Tensor, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """This layer's cache with room for positions 0 .. end - 1, [at least end, b, g, d] twice.

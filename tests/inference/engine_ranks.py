@@ -44,6 +44,11 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
             engine_ids = list(reply.ids)
             turns.append({"prompt": list(prompt), "ids": engine_ids, "cached": engine_cached})
             prompt = prompt + reply.ids
+        again = engine.generate(turns[3]["prompt"], max_new_tokens=limit)
+        fresh = []
+        for turn in turns:
+            engine.forget()
+            fresh.append(engine.generate(turn["prompt"], max_new_tokens=limit).ids)
         warm = Sampling(temperature=0.9, top_k=40, top_p=0.95, seed=11)
         drawn = [engine.generate(prompts[0], sampling=warm, max_new_tokens=limit).ids
                  for _ in range(2)]  # fmt: skip
@@ -73,6 +78,7 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
         answers[name] = {
             "single": [r.ids for r in single], "batch": [r.ids for r in batch], "turns": turns,
             "drawn": drawn, "drawn_batch": drawn_batch[0].ids, "early": early, "after": after,
+            "again": again.ids, "again cached": again.cached_tokens, "fresh turns": fresh,
             "logprobs": logprobs, "logprobs in a batch": in_batch, "penalized": penalized,
             "ended": [ended[row].ids for row in range(len(prompts))],
             "stops": [ended[row].stop for row in range(len(prompts))],

@@ -19,7 +19,7 @@ def _ids(length: int, seed: int) -> list[int]:
 
 
 PROMPTS = [_ids(5, 1), _ids(17, 2), _ids(6, 3), _ids(1, 4), _ids(30, 5)]
-TURNS = [_ids(7, 6), _ids(9, 7), _ids(3, 8)]
+TURNS = [_ids(7, 6), _ids(9, 7), _ids(3, 8), _ids(5, 9), _ids(2, 10)]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,25 @@ def test_equals_transformers(family: str, ranks: list[dict], oracle: dict) -> No
     assert found["batch"] == expected
     assert found["after"] == expected[0]
     assert found["early"] == expected[0][:2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_generate_of_transformers(family: str, ranks: list[dict], oracle: dict) -> None:
+    """Five turns with the cache kept between them, without it, and transformers' own cache."""
+    found = ranks[0][family]
+    for turn, fresh in zip(found["turns"], found["fresh turns"], strict=True):
+        expected = oracle[family].generate(
+            torch.tensor([turn["prompt"]]), do_sample=False, max_new_tokens=LIMIT,
+            min_new_tokens=LIMIT, eos_token_id=None, pad_token_id=0,
+        )[0, len(turn["prompt"]) :]  # fmt: skip
+        assert turn["ids"] == fresh == expected.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_taking_back_crops_the_cache(family: str, ranks: list[dict]) -> None:
+    found = ranks[0][family]
+    assert found["again"] == found["turns"][3]["ids"]
+    assert found["again cached"] == len(found["turns"][3]["prompt"]) - 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
