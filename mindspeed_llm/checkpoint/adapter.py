@@ -37,10 +37,15 @@ _HASHED = 2**25  # elements read at a time
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Base:
-    """The weights that an adapter belongs to: the directory, and `weights_sha256` of them."""
+    """The weights that an adapter belongs to: the directory, and `weights_sha256` of them.
+
+    `files` are name and sha256 of each weight file of a checkpoint of ours, whose manifest lists
+    them: where they are the same the content need not be hashed again. Empty for other directories.
+    """
 
     path: Path
     sha256: str
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +188,11 @@ def facts(config: LoraConfig, base: Base) -> dict[str, Any]:
     """What a LoRA checkpoint says of itself, in `common.json`; `lora_of` reads it."""
     return dataclasses.asdict(config) | {
         "targets": list(config.targets),
-        "base": {"path": str(base.path.absolute()), "sha256": base.sha256},
+        "base": {
+            "path": str(base.path.absolute()),
+            "sha256": base.sha256,
+            "files": dict(base.files),
+        },
     }
 
 
@@ -197,7 +206,11 @@ def lora_of(checkpoint: CheckpointDir) -> tuple[LoraConfig, Base] | None:
     if said is None:
         return None
     try:
-        base = Base(path=Path(said["base"]["path"]), sha256=str(said["base"]["sha256"]))
+        base = Base(
+            path=Path(said["base"]["path"]),
+            sha256=str(said["base"]["sha256"]),
+            files=dict(said["base"]["files"]),
+        )
         config = LoraConfig(
             rank=int(said["rank"]),
             alpha=float(said["alpha"]),

@@ -161,13 +161,21 @@ def identify(
     Raises:
         CheckpointError: they are not those that the adapter at `place` was trained on.
     """
+    path, files = place.base, {}
+    if is_checkpoint_root(path):
+        checkpoint = find_checkpoint(path)
+        path = checkpoint.path  # not the root, whose tracker may go on to another iteration
+        files = {name: record.sha256 for name, record in checkpoint.files.items()
+                 if name.startswith(f"{SECTION}-")}  # fmt: skip
+    if expected is not None and files and files == expected.files:
+        return dataclasses.replace(expected, path=path)
     sha256 = weights_sha256(source, vocab_size)
     if expected is not None and expected.sha256 != sha256:
         raise CheckpointError(
             f"{place.base}: not the weights that the adapter {place.adapter} was trained on (hash "
             f"{sha256[:12]}, expected {expected.sha256[:12]}, then at {expected.path}); use those"
         )
-    return Base(path=place.base, sha256=sha256)
+    return Base(path=path, sha256=sha256, files=files)
 
 
 def verify_sections(

@@ -58,6 +58,18 @@ def test_base_and_adapter(places):
         torch.testing.assert_close(after, before + 0.5)
 
 
+def test_the_manifest_spares_hashing_and_the_iteration_is_kept(places, monkeypatch):
+    base = identify(Place(base=places / "mcore"), *open_base(places / "mcore"))
+    assert base.path == places / "mcore/release" and list(base.files) == [
+        "model-r00000-000.safetensors"
+    ]
+    monkeypatch.setattr("mindspeed_llm.checkpoint.weights.weights_sha256", lambda *_: "other")
+    place = Place(base=places / "mcore", adapter=places / "peft")
+    assert identify(place, *open_base(place.base), base) == base
+    with pytest.raises(CheckpointError, match="not the weights that the adapter"):
+        identify(Place(base=places / "hf", adapter=place.adapter), *open_base(places / "hf"), base)
+
+
 def test_what_is_no_adapter_or_no_base_is_said(places):
     with pytest.raises(CheckpointError, match="without the weights it belongs to; .*--lora-load"):
         locate(places / "peft")
