@@ -21,29 +21,107 @@ TALKS = (
 )  # fmt: skip
 
 
-def load(make_tokenizer_dir, directory, source):
-    return load_tokenizer(make_tokenizer_dir(directory, chat_template=source))
+@pytest.fixture
+def load(make_tokenizer_dir, every_marker, tmp_path):
+    """`load(source)`: a tokenizer with that chat template; `[INST]` is text, as with Llama 2."""
+    text = ("[INST]", "[/INST]")
+
+    def make(source, without=text):
+        markers = tuple(m for m in every_marker if m not in without)
+        return load_tokenizer(make_tokenizer_dir(tmp_path / "t", markers=markers,
+                                                 chat_template=source))  # fmt: skip
+
+    return make
 
 
-@pytest.mark.parametrize("name", ["gemma", "gemma3", "chatml", "qwen", "llama3", "smollm2"])
-def test_it_equals_the_table_in_ids_labels_and_prompts(name, jinja, make_tokenizer_dir, tmp_path):
-    tokenizer = load(make_tokenizer_dir, tmp_path / "t", jinja[name])
+SAME = ["gemma", "gemma3", "chatml", "qwen", "llama3", "smollm2", "intern2", "llama2", "mistral",
+        "mistral-v3", "mistral-v3-tekken", "deepseek2", "deepseek3", "phi3"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_it_equals_the_table_in_ids_labels_and_prompts(name, jinja, load):
+    tokenizer = load(jinja[name], without=() if "-v3" in name else ("[INST]", "[/INST]"))
     own, table = (
         Renderer(tokenizer, HfChatTemplate(tokenizer)),
         Renderer(tokenizer, find_template(name)),
     )
     assert own.end_id == table.end_id
-    for talk in TALKS:
+    talks = list(TALKS)
+    if name != "gemma" and "-v3" not in name:
+        talks.append(dataclasses.replace(TALKS[0], system="Be brief."))
+    for talk in talks:
         assert own.render(talk) == table.render(talk)
         opened = dataclasses.replace(talk, messages=talk.messages[:3])
         assert own.prompt(opened) == table.prompt(opened)
-    if name != "gemma":
-        talk = dataclasses.replace(TALKS[0], system="Be brief.")
-        assert own.render(talk) == table.render(talk)
+    if table.template.after or name == "llama3":  # a marker of its own ends a question
+        both = dataclasses.replace(TALKS[0], train_inputs=True)
+        assert own.render(both) == table.render(both)
+
+
+def test_a_thinking_template_renders_single_answers_and_refuses_more(jinja, load):
+    tokenizer = load(jinja["qwen3"])
+    own = Renderer(tokenizer, HfChatTemplate(tokenizer))
+    table = Renderer(tokenizer, find_template("qwen3"))
+    single = Conversation.of("A?", "a.", system="S")
+    assert own.render(single) == table.render(single)
+    with pytest.raises(TemplateError, match="writes an answer otherwise once more turns follow"):
+        own.render(TALKS[0])
+
+
+GENERATION = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|im_start|>assistant\n' }}"
+    "{% generation %}{{ m['content'] + '<|im_end|>\n' }}{% endgeneration %}{% else %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_generation_blocks_say_what_is_trained(load):
+    tokenizer = load(GENERATION)
+    own = Renderer(tokenizer, HfChatTemplate(tokenizer))
+    table = Renderer(tokenizer, find_template("chatml"))
+    for talk in TALKS:
+        assert own.render(talk) == table.render(talk), "a line end after the end is not trained"
+    opened = dataclasses.replace(TALKS[0], messages=TALKS[0].messages[:3])
+    assert own.prompt(opened) == table.prompt(opened)
+
+
+def test_an_answer_outside_of_generation_blocks_is_not_trained(load):
+    last = GENERATION.replace("{% if m['role'] == 'assistant' %}",
+                              "{% if m['role'] == 'assistant' and loop.index0 > 1 %}")  # fmt: skip
+    tokenizer = load(last)
+    own = Renderer(tokenizer, HfChatTemplate(tokenizer))
+    silent = dataclasses.replace(TALKS[0].messages[1], train=False)
+    talk = dataclasses.replace(TALKS[0], messages=(TALKS[0].messages[0], silent,
+                                                   *TALKS[0].messages[2:]))  # fmt: skip
+    assert own.render(TALKS[0]) == Renderer(tokenizer, find_template("chatml")).render(talk)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("+ '<|im_end|>\n' }}{% endgeneration %}", "}}{% endgeneration %}{{ '<|im_end|>\n' }}",
+         "leaves out the end of"),
+        ("{% generation %}{{ m", "{{ '\n' }}{% generation %}{{ m", "what is generated before"),
+    ],
+)  # fmt: skip
+def test_a_generation_block_without_all_of_an_answer_is_refused(load, old, new, what):
+    tokenizer = load(GENERATION.replace(old, new, 1))
+    with pytest.raises(TemplateError, match=what):
+        HfChatTemplate(tokenizer) and Renderer(tokenizer, HfChatTemplate(tokenizer)).render(
+            TALKS[0]
+        )
+
+
+def test_a_system_text_that_the_template_trims_is_trimmed(jinja, load):
+    tokenizer = load(jinja["llama3"])
+    own, table = HfChatTemplate(tokenizer), find_template("llama3")
+    talk = dataclasses.replace(TALKS[0], system=" S \n")
+    assert Renderer(tokenizer, own).render(talk) == Renderer(tokenizer, table).render(talk)
 
 
 def refused(make_tokenizer_dir, tmp_path, source, talk=TALKS[0]):
-    tokenizer = load(make_tokenizer_dir, tmp_path / "t", source)
+    tokenizer = load_tokenizer(make_tokenizer_dir(tmp_path / "t", chat_template=source))
     with pytest.raises(TemplateError) as caught:
         Renderer(tokenizer, HfChatTemplate(tokenizer)).render(talk)
     return str(caught.value)
