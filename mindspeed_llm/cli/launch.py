@@ -83,7 +83,7 @@ class _Interrupts:
     def __init__(self, settings: argparse.Namespace) -> None:
         self.last = -_AGAIN
         self.has_ended = False
-        wanted = getattr(settings, "signals_to_handle", "").split(",")
+        wanted = vars(settings).get("signals_to_handle", "").split(",")
         settings.signals_to_handle = ",".join(name for name in wanted if name != "SIGINT")
         signal.signal(signal.SIGINT, self._pass_on)
 
