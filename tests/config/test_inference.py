@@ -21,6 +21,14 @@ def test_one_template_only() -> None:
     assert LoadSettings(load=Path("x"), hf_chat_template=True).has_template
 
 
+def test_what_is_said_of_a_template_needs_its_name() -> None:
+    for flag in ("template_compat", "thinking"):
+        for rest in ({}, {"hf_chat_template": True}):
+            with pytest.raises(ConfigError, match="for the templates of --prompt-type"):
+                LoadSettings(load=Path("x"), **{flag: "keep"}, **rest)
+    assert LoadSettings(load=Path("x"), prompt_type="qwen3", thinking="keep").thinking == "keep"
+
+
 @pytest.mark.parametrize(
     "given,task,temperature",
     [({}, "chat", 0.0), ({}, "greedy", 0.0), ({}, "do_sample", 1.0),

@@ -7,8 +7,9 @@ import pickle
 import shutil
 
 import pytest
+import tokenizers
 
-from mindspeed_llm.data.tokenizer import load_tokenizer
+from mindspeed_llm.data.tokenizer import Tokenizer, load_tokenizer
 from mindspeed_llm.errors import DataError, TemplateError
 
 
@@ -107,3 +108,41 @@ def test_a_blank_before_the_first_text_is_not_put_before_every_piece(tiny_tokeni
         assert whole.encode("Hi", add_special_tokens=False).tokens[0] == "_"
         marked = whole.encode("<eos>Hi", add_special_tokens=False).ids
         assert [tokenizer.token_id("<eos>"), *tokenizer.encode_text("Hi")] == marked
+
+
+@pytest.mark.parametrize(
+    ("step", "blanks"),
+    [
+        ({"normalizer": {"type": "Prepend", "prepend": "_"}}, "yyn"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"}]}},
+         "yyn"),
+        ({"pre_tokenizer": {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always",
+                            "split": False}}, "yyn"),
+        ({"pre_tokenizer": {"type": "Metaspace", "replacement": "_", "prepend_scheme": "first",
+                            "split": False}}, "ynn"),
+        ({"pre_tokenizer": {"type": "Metaspace", "replacement": "_", "prepend_scheme": "never",
+                            "split": False}}, "nnn"),
+    ],
+)  # fmt: skip
+def test_a_text_gets_a_blank_where_it_stands(step, blanks, tokenizer):
+    """At the start of a row, behind a marker, inside a text; the same in another process."""
+    backend = tokenizer.hf.backend_tokenizer
+    spec = {**json.loads(backend.to_str()), **step}
+    odd = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)), bos_token=None, eos_token=None,
+                    pad_token=None)  # fmt: skip
+    for one in (odd, pickle.loads(pickle.dumps(odd)), odd.guarding(("x",))):
+        for context, blank in zip(("start", "marker", "text"), blanks, strict=True):
+            text = "".join(one.token(i) for i in one.encode_text("Hi", context))
+            assert text == ("_Hi" if blank == "y" else "Hi")
+            assert one.encode_texts(["Hi"], context) == [one.encode_text("Hi", context)]
+
+
+def test_white_space_that_added_tokens_swallow_is_known(tokenizer):
+    spec = json.loads(tokenizer.hf.backend_tokenizer.to_str())
+    spec["added_tokens"][3]["rstrip"] = True
+    spec["added_tokens"][4]["lstrip"] = True
+    names = [token["content"] for token in spec["added_tokens"]]
+    odd = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)), bos_token=None, eos_token=None,
+                    pad_token=None)  # fmt: skip
+    assert odd.strips == {names[3]: (False, True), names[4]: (True, False)}
+    assert tokenizer.strips == {}

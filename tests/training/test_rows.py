@@ -1,8 +1,11 @@
 """The data sets of a run, their splits and their order, as the flags ask for them."""
 
+import json
+
 import pytest
 
 from mindspeed_llm.cli.train import read_settings
+from mindspeed_llm.data.manifest import DatasetFiles
 from mindspeed_llm.errors import ConfigError, DataError
 from mindspeed_llm.training.inputs import read_inputs
 from mindspeed_llm.training.rows import order_fact, ordering, say_passes
@@ -152,3 +155,17 @@ def test_a_blend_is_continued_to_the_bit(run_ranks, flags, material, second, tmp
     assert found[2] == 0 and found[3] == found[0][2:]  # not nearly: the same bits
     assert "the data set at --data-path was" in found[4]
     assert "--full-shuffle-instruction-dataset) was True and is all of 32 samples" in found[5]
+
+
+def test_labels_of_mindspeed_llm_are_announced(read, material, tmp_path, heard, tiny_tokenizer_dir,
+                                               tiny_sft_data):  # fmt: skip
+    prefix = tiny_sft_data(tmp_path / "theirs", tiny_tokenizer_dir)
+    path = DatasetFiles(prefix).manifest
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["template_compat"] = "mindspeed"
+    path.write_text(json.dumps(manifest))
+    read("--data-path", prefix)
+    assert any("theirs: prepared with --template-compat mindspeed" in said for said in heard)
+    heard.clear()
+    read("--data-path", material["data"])
+    assert not any("template-compat" in said for said in heard)
