@@ -31,12 +31,13 @@ from mindspeed_llm.checkpoint.directory import (
     model_directory,
 )
 from mindspeed_llm.checkpoint.hf_source import HFWeights, global_name, global_shape
-from mindspeed_llm.checkpoint.peft import write_peft
+from mindspeed_llm.checkpoint.peft import is_peft_directory, write_peft
 from mindspeed_llm.checkpoint.progress import ByteProgress
 from mindspeed_llm.checkpoint.store import Planned, merge_indexes, write_chunks
 from mindspeed_llm.checkpoint.weights import Place, open_weights, read_adapter
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.models.names import NameRule, expand
 from mindspeed_llm.models.registry import read_model, rules_of
 from mindspeed_llm.models.shapes import mcore_shape
@@ -146,6 +147,9 @@ def export_adapter(place: Place, save_dir: Path, *, overwrite: bool = False) -> 
     Raises:
         CheckpointError: damaged, or target in use. Nothing is written then.
     """
+    assert place.adapter is not None
+    if is_peft_directory(place.adapter):
+        raise CheckpointError(f"{place.adapter}: a PEFT directory already; copy it")
     model = read_model(model_directory(place.base))
     adapter = read_adapter(place)
     base = str(place.base) if is_hf_directory(place.base) else None

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mindspeed_llm.checkpoint.convert import Converted, check_hf_target, hf_to_mcore, mcore_to_hf
-from mindspeed_llm.checkpoint.directory import find_checkpoint
+from mindspeed_llm.checkpoint.directory import find_checkpoint, is_checkpoint_root
 from mindspeed_llm.checkpoint.merge import (
     documents,
     export_adapter,
@@ -63,6 +63,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _with_adapter(settings: config.ConvertConfig, place: Place) -> Converted:
     """Merge an adapter into its base weights, or export it by itself."""
+    found = "mg" if is_checkpoint_root(settings.load_dir) else "hf"
+    if settings.load_model_type != found:
+        raise ConfigError(f"--load-model-type {settings.load_model_type}: {settings.load_dir} is "
+                          f"of type {found}")  # fmt: skip
     _check(settings, documents(place))
     if settings.save_lora_to_hf:
         return export_adapter(place, settings.save_dir, overwrite=settings.overwrite)

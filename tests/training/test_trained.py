@@ -92,11 +92,6 @@ def test_a_lora_run_continues_to_the_bit_and_refuses_what_is_not_its_own(
     long = [*flags, *lora, "--train-iters", "4"]
     first = [*long, "--save", str(whole), "--save-interval", "2"]
     full = [*flags, "--train-iters", "1", "--save", str(tmp_path / "full")]
-    started, trained = run_ranks(1, run, first, full)[0]
-    assert {n.rpartition(".")[2] for n, yes in started["moved"].items() if yes} <= {
-        "lora_a", "lora_b"
-    } and any(started["moved"].values())  # fmt: skip
-    assert trained["start"] == 0
     middle = whole / "iter_0000002"
     again = [*long, "--save", str(part)]
     other = tiny_hf_model("gemma2", tmp_path / "other", vocab_size=481, seed=1)
@@ -110,7 +105,11 @@ def test_a_lora_run_continues_to_the_bit_and_refuses_what_is_not_its_own(
         [*again, "--load", str(middle), "--freeze", "*", "--lora-load", base],
         [*flags, "--load", str(middle), "--finetune", "--train-iters", "1"],
     ]
-    results = run_ranks(1, run, *jobs)[0]
+    started, trained, *results = run_ranks(1, run, first, full, *jobs)[0]
+    assert {n.rpartition(".")[2] for n, yes in started["moved"].items() if yes} <= {
+        "lora_a", "lora_b"
+    } and any(started["moved"].values())  # fmt: skip
+    assert trained["start"] == 0
     assert results[0]["start"] == results[1]["start"] == 2
     assert losses(whole)[2:] == losses(part) == losses(tmp_path / "apart")
     assert files(whole, 4) == files(part, 4) == files(tmp_path / "apart", 4)
