@@ -16,6 +16,7 @@ from typing import Any
 
 from mindspeed_llm import __version__
 from mindspeed_llm.config.data import PreprocessConfig
+from mindspeed_llm.data.inputs import find_inputs
 from mindspeed_llm.data.manifest import SCHEMA, DatasetFiles, Manifest
 from mindspeed_llm.data.prepare import Progress, prepare
 from mindspeed_llm.data.templates import find_template
@@ -58,6 +59,10 @@ def prepared(config: PreprocessConfig, directory: Path,
         UserError: see `prepare`; the directory cannot be written; the input changes meanwhile.
     """
     (source,) = config.input
+    try:
+        find_inputs(config.input)
+    except DataError as err:
+        raise DataError(f"--data-path {source}: {err}") from err
     before = _sizes(Path(source))
     prefix = directory / f"{Path(source).name.split('.')[0] or 'data'}-{_key(config)[:20]}"
     try:

@@ -37,6 +37,8 @@ def with_prepared_data(settings: Settings) -> Settings:
     if not raw:
         _refuse_without_effect(settings)
         return settings
+    for path in raw:
+        _refuse_folder_of_a_data_set(path)
     if data.template is None:
         raise ConfigError(
             f"--data-path {raw[0]} holds conversations that have to be prepared: give the chat "
@@ -45,6 +47,16 @@ def with_prepared_data(settings: Settings) -> Settings:
     made = {path: str(_prepared(settings, path)) for path in raw}
     words = tuple(made.get(word, word) for word in data.data_path)
     return dataclasses.replace(settings, data=dataclasses.replace(data, data_path=words))
+
+
+def _refuse_folder_of_a_data_set(path: str) -> None:
+    end = "_packed_manifest.json"
+    names = sorted(file.name.removesuffix(end) for file in Path(path).glob(f"*{end}"))
+    if names:
+        raise ConfigError(
+            f"--data-path {path} is the directory of prepared data sets; give the prefix of one: "
+            f"{', '.join(str(Path(path) / name) for name in names)}"
+        )
 
 
 def _refuse_without_effect(settings: Settings) -> None:

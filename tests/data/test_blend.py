@@ -159,3 +159,14 @@ def test_identity_follows_content_and_weights(make):
     assert identity([one, other], half) == identity([same, other], [Fraction("0.5")] * 2)
     assert identity([one, other], half) != identity([one, other], [Fraction(1), Fraction(2)])
     assert identity([one, other], half) != identity([one, other], None)
+
+
+def test_changed_rows_under_the_same_prefix_are_used(make):
+    """T15, T17: nothing is kept about a prefix, so nothing can be stale."""
+    prefix = make("a", 3)
+    before = identity([Manifest.read(DatasetFiles(prefix))], None)
+    assert drawn(Blend([SFTDataset(prefix, tokenizer_sha256=None)]), Ordering(seed=1), 3)
+    make("a", 5, first=500)
+    again = Blend([SFTDataset(prefix, tokenizer_sha256=None)])
+    assert sorted(drawn(again, Ordering(seed=1), 5)) == [500, 501, 502, 503, 504]
+    assert identity([Manifest.read(DatasetFiles(prefix))], None) != before

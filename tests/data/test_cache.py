@@ -120,6 +120,14 @@ def test_a_place_that_cannot_be_written_is_named(source, tmp_path, tiny_tokenize
         prepared(settings(source, tiny_tokenizer_dir), tmp_path / "file" / "kept")
 
 
+def test_a_directory_without_rows_leaves_nothing(tmp_path, tiny_tokenizer_dir):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.md").write_text("no rows")
+    with pytest.raises(DataError, match="--data-path .*empty: --input .*empty: no .*file"):
+        prepared(settings(tmp_path / "empty", tiny_tokenizer_dir), tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_input_that_changes_meanwhile_is_not_kept(
     source, tmp_path, tiny_tokenizer_dir, monkeypatch
 ):

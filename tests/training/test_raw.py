@@ -57,6 +57,12 @@ def test_what_is_missing_is_named(flags, source, changes, kind, words):
         resolved(flags, "--data-path", source, *changes)
 
 
+def test_the_directory_of_a_data_set_is_told_from_conversations(flags, material):
+    folder = Path(material["data"]).parent
+    with pytest.raises(ConfigError, match=f"give the prefix of one: {material['data']}$"):
+        resolved(flags, "--data-path", folder, "--prompt-type", "gemma")
+
+
 @pytest.mark.parametrize(
     "idle",
     [["--handler-name", "AlpacaStyleInstructionHandler"], ["--map-keys", "{}"],
