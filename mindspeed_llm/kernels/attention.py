@@ -137,6 +137,11 @@ def _fused(
         out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, dropout_p=dropout,
                                              scale=scale)  # fmt: skip
         return out.reshape(batch, heads, 1, dim)
+    alone = not torch.is_grad_enabled() and dropout == 0  # no second pass that must do the same
+    if groups < heads and q.device.type == "cpu" and alone:
+        # The CPU's kernel shares keys between queries: the same bits without the copy of a cache.
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal,
+                                              scale=scale, enable_gqa=True)  # fmt: skip
     if groups < heads:
         k, v = (t.repeat_interleave(heads // groups, dim=1) for t in (k, v))
     return F.scaled_dot_product_attention(

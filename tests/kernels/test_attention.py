@@ -54,6 +54,15 @@ def test_equals_the_definition(shape, window, softcap):
     torch.testing.assert_close(ours.double(), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_without_gradients_it_is_the_same(shape, window):
+    q, k, v = tensors(*shape)
+    with torch.no_grad():
+        ours = attention(q, k, v, scale=0.4, window=window)
+    torch.testing.assert_close(ours, attention(q, k, v, scale=0.4, window=window))
+
+
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_mask_adds_to_causality_and_window(shape, softcap):
