@@ -40,6 +40,14 @@ def test_the_tokenizer_of_another_model_is_one_error(
     assert _parts(tiny_chat_dir, tokenizer_name_or_path=same).context == 512
 
 
+def test_the_template_may_be_mindspeed_llms(tiny_chat_dir: Path) -> None:
+    for compat in (None, "mindspeed"):
+        parts = _parts(tiny_chat_dir, prompt_type="gemma", template_compat=compat)
+        assert parts.renderer.template.eos_label == (compat is not None)
+    with pytest.raises(UserError, match="chatml knows no thinking"):
+        _parts(tiny_chat_dir, prompt_type="chatml", thinking="keep")
+
+
 def test_a_template_that_is_not_the_tokenizers_own_is_told(
     tiny_hf_model: Callable, make_tokenizer_dir: Callable, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
