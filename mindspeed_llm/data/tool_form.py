@@ -104,7 +104,7 @@ def find_tool_form(template: ChatTemplate, hf: Any) -> ToolForm | None:
                 hf.apply_chat_template(whole + ours, tokenize=False)
             ):
                 return None
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError):
         return None  # a template that does not know tools may do anything with them
     return form
 
