@@ -1,11 +1,12 @@
 """Owns which files of a Hugging Face directory travel with the weights, and copies them.
 
 Only files of known names and plain kinds: no code, no weights. It does not read what they say,
-except the dtype in config.json that `set_dtype` mends, and the ids that end an answer.
+except the dtype in config.json that `set_dtype` mends, and what `Chat` adds.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,19 +25,33 @@ TOKENIZER_FILES = (
     "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 GENERATION = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 ASSETS = (CONFIG, GENERATION, *TOKENIZER_FILES, "LICENSE", "NOTICE")
 
 _LIMIT = 256 * 2**20  # bytes of one asset; the largest tokenizers have about 35 MB
 
 
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """How the model talks since it was trained.
+
+    Attributes:
+        stop_ids: ids that end an answer; generation_config.json will name them all.
+        template: Jinja chat template, for a tokenizer that has none of its own; None: none.
+    """
+
+    stop_ids: tuple[int, ...] = ()
+    template: str | None = None
+
+
 def copy_assets(
-    source: Path, target: Path, tokenizer: Path | None = None, stop_ids: Sequence[int] = ()
+    source: Path, target: Path, tokenizer: Path | None = None, chat: Chat | None = None
 ) -> list[FileRecord]:
     """Copy the known files of `source` into the new directory `target`, flushed to the disk.
 
     Args:
         tokenizer: directory to take the tokenizer files from, instead of `source`.
-        stop_ids: ids that end an answer; generation_config.json names them all afterwards.
+        chat: what training on conversations adds to these files.
 
     Raises:
         CheckpointError: no config.json, or a file too large to be what its name says.
@@ -54,10 +69,23 @@ def copy_assets(
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes; too large for this file")
         shutil.copyfile(path, target / name)
         records.append(flush(target / name))
-    if _add_stop_ids(target, stop_ids):
+    if chat is None:
+        return records
+    if _add_stop_ids(target, chat.stop_ids):
         records = [record for record in records if record.name != GENERATION]
         records.append(flush(target / GENERATION))
+    if chat.template is not None and not _has_template(target):
+        (target / CHAT_TEMPLATE).write_text(chat.template, encoding="utf-8")
+        records.append(flush(target / CHAT_TEMPLATE))
     return records
+
+
+def _has_template(directory: Path) -> bool:
+    """Whether a tokenizer there has a chat template, in any of the places of transformers."""
+    if any((directory / name).is_file() for name in (CHAT_TEMPLATE, "chat_template.json")):
+        return True
+    config = directory / "tokenizer_config.json"
+    return config.is_file() and bool(json.loads(config.read_bytes()).get("chat_template"))
 
 
 def _add_stop_ids(directory: Path, stop_ids: Sequence[int]) -> bool:

@@ -16,12 +16,12 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from mindspeed_llm.checkpoint import ranks
-from mindspeed_llm.checkpoint.assets import CONFIG, copy_assets, write_json
+from mindspeed_llm.checkpoint.assets import CONFIG, Chat, copy_assets, write_json
 from mindspeed_llm.checkpoint.store import (
     ChunkReader,
     Stored,
@@ -243,14 +243,14 @@ class Staging:
         common: Mapping[str, Any],
         hf_assets: Path,
         tokenizer: Path | None = None,
-        stop_ids: Sequence[int] = (),
+        chat: Chat | None = None,
     ) -> list[FileRecord]:
         """Write index.json, common.json and hf/ (see `copy_assets`); their records."""
         records = [
             write_json(self.path / INDEX, index_to_json(index)),
             write_json(self.path / COMMON, common),
         ]
-        for record in copy_assets(hf_assets, self.path / HF, tokenizer, stop_ids):
+        for record in copy_assets(hf_assets, self.path / HF, tokenizer, chat):
             records.append(FileRecord(f"{HF}/{record.name}", record.size, record.sha256))
         return records
 

@@ -20,6 +20,7 @@ from megatron.core.transformer.module import Float16Module
 
 from mindspeed_llm.checkpoint import adapter as adapters
 from mindspeed_llm.checkpoint import optimizer_state, ranks, rng
+from mindspeed_llm.checkpoint.assets import Chat
 from mindspeed_llm.checkpoint.directory import (
     CheckpointDir,
     Staging,
@@ -72,7 +73,7 @@ def save_training(
     state: Mapping[str, Any],
     lora: Mapping[str, Any] | None = None,
     hf_assets: Path,
-    stop_ids: Sequence[int] = (),
+    chat: Chat | None = None,
 ) -> CheckpointDir:
     """Write `<root>/iter_<iteration>`, complete or not at all; every rank calls it.
 
@@ -84,8 +85,8 @@ def save_training(
             consumed samples, settings. `load_training` gives it back.
         lora: of a model with adapters, of which only these are written: `adapter.facts`.
         hf_assets: directory of config.json and tokenizer, e.g. `model_directory(load_dir)`.
-        stop_ids: ids that end an answer as it was trained; the checkpoint's generation_config.json
-            names them, and so does what is exported from it. Rank 0's count.
+        chat: how the model talks since it was trained; goes into the checkpoint's Hugging Face
+            files, and into what is exported from it. Rank 0's counts.
 
     Raises:
         CheckpointError: on every rank, if any rank could not write; nothing is left behind and
@@ -117,7 +118,7 @@ def save_training(
         with ranks.together(f"saving {iteration_name(iteration)} to {root}"):
             if ranks.rank() == 0:
                 about = facts | {"vocab_size": vocab_size, "iteration": iteration}
-                assets = hf_assets, stop_ids
+                assets = hf_assets, chat
                 done = _commit(staging, everything, extra, about, assets, partial)
         iteration, done = ranks.from_first([iteration, done])
     except BaseException:
@@ -352,7 +353,7 @@ def _commit(
     everything: list[Any],
     extra: dict[str, Any],
     about: dict[str, Any],
-    assets: tuple[Path, Sequence[int]],
+    assets: tuple[Path, Chat | None],
     partial: Callable[[str], bool],
 ) -> list[dict[str, Any]]:
     """Rank 0: index, JSON and Hugging Face files, then the commit; the records of all files."""
@@ -368,8 +369,8 @@ def _commit(
         "objects": objects,
         "rng": [share[2] for share in everything],
     }
-    hf_assets, stop_ids = assets
-    records += staging.write_documents(index, common, hf_assets, stop_ids=stop_ids)
+    hf_assets, chat = assets
+    records += staging.write_documents(index, common, hf_assets, chat=chat)
     checkpoint = staging.commit(records)
     return [vars(record) for record in checkpoint.files.values()]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from mindspeed_llm.checkpoint.assets import Chat
 from mindspeed_llm.checkpoint.directory import (
     find_checkpoint,
     is_checkpoint_root,
@@ -19,6 +20,7 @@ from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.train import Settings
 from mindspeed_llm.data.hf_template import HfChatTemplate
+from mindspeed_llm.data.jinja_form import as_jinja
 from mindspeed_llm.data.manifest import Manifest
 from mindspeed_llm.data.mindspeed_templates import MINDSPEED_TEMPLATES
 from mindspeed_llm.data.model_tokenizer import model_tokenizer
@@ -36,8 +38,8 @@ class Inputs:
     """What a run starts from, checked.
 
     `hf_dir` has config.json and tokenizer, for the checkpoints of this run; `choice` is what is
-    trained; `continues` says that --load or --lora-load is an interrupted run; `stop_ids` end an
-    answer as the data's template writes it (empty where no tokenizer was loaded).
+    trained; `continues` says that --load or --lora-load is an interrupted run; `chat` is how
+    the model will talk after it (None where no tokenizer was loaded).
     """
 
     model: ModelConfig
@@ -45,7 +47,7 @@ class Inputs:
     choice: Choice
     continues: bool
     rows: Rows
-    stop_ids: tuple[int, ...] = ()
+    chat: Chat | None = None
 
 
 def read_inputs(
@@ -89,18 +91,20 @@ def read_inputs(
         choice=choice,
         continues=_continues(settings, choice),
         rows=rows,
-        stop_ids=() if tokenizer is None else _stop_ids(manifests[0], tokenizer),
+        chat=None if tokenizer is None else _chat(manifests[0], tokenizer),
     )
 
 
-def _stop_ids(manifest: Manifest, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """What generation must stop at after training on the data of `manifest`."""
+def _chat(manifest: Manifest, tokenizer: Tokenizer) -> Chat:
+    """How a model talks that was trained on the data of `manifest`."""
     if manifest.template == HfChatTemplate.name:
-        return Renderer(tokenizer, HfChatTemplate(tokenizer)).stop_ids
+        return Chat(Renderer(tokenizer, HfChatTemplate(tokenizer)).stop_ids)
     tables = (TEMPLATES, MINDSPEED_TEMPLATES)
     named = [table[manifest.template] for table in tables if manifest.template in table]
     named.sort(key=lambda template: template.fingerprint() != manifest.template_sha256)
-    return Renderer(tokenizer, named[0]).stop_ids if named else tokenizer.eos_ids
+    if not named:
+        return Chat(tokenizer.eos_ids)
+    return Chat(Renderer(tokenizer, named[0]).stop_ids, as_jinja(named[0]))
 
 
 def _continues(settings: Settings, choice: Choice) -> bool:
@@ -115,4 +119,12 @@ def _continues(settings: Settings, choice: Choice) -> bool:
             f"--load {root} is an interrupted run of the whole model, which LoRA cannot "
             "continue; --finetune starts adapters on its weights"
         )
+    if interrupted:
+        was = find_checkpoint(root).common()["state"].get("trained", choice.said)
+        if was != choice.said:
+            raise ConfigError(
+                f"this run cannot be continued exactly: what is trained was {was} and is "
+                f"{choice.said}. Use the values of the checkpoint, or --finetune to start anew from "
+                "its weights"
+            )
     return interrupted

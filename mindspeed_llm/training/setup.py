@@ -78,7 +78,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
                 "schedule": replica.schedule.state_dict(),
             },
             hf_assets=inputs.hf_dir,
-            stop_ids=inputs.stop_ids,
+            chat=inputs.chat,
         ).path
 
     return Job(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mindspeed_llm.checkpoint import assets
-from mindspeed_llm.checkpoint.assets import copy_assets, set_dtype, sync_tree, write_json
+from mindspeed_llm.checkpoint.assets import Chat, copy_assets, set_dtype, sync_tree, write_json
 from mindspeed_llm.errors import CheckpointError
 
 
@@ -98,8 +98,25 @@ def test_ids_that_end_an_answer_are_in_generation_config(generation, wanted, sou
     (source / "config.json").write_text(json.dumps({"eos_token_id": 3, "bos_token_id": 2}))
     if generation is not None:
         (source / "generation_config.json").write_text(json.dumps(generation))
-    records = copy_assets(source, tmp_path / "target", stop_ids=(7, 9))
+    records = copy_assets(source, tmp_path / "target", chat=Chat((7, 9)))
     path = tmp_path / "target" / "generation_config.json"
     assert json.loads(path.read_text()) == wanted
     (record,) = [r for r in records if r.name == path.name]
     assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("file", "text", "written"), [
+    ("chat_template.jinja", "own", False),
+    ("chat_template.json", "{}", False),
+    ("tokenizer_config.json", '{"chat_template": "own"}', False),
+    ("tokenizer_config.json", '{"chat_template": null}', True),
+    ("tokenizer.json", "{}", True),
+])  # fmt: skip
+def test_a_chat_template_is_written_where_there_is_none(file, text, written, source, tmp_path):
+    (source / "chat_template.jinja").unlink()
+    (source / file).write_text(text)
+    records = copy_assets(source, tmp_path / "target", chat=Chat(template="new"))
+    path = tmp_path / "target" / "chat_template.jinja"
+    assert (path.is_file() and path.read_text() == "new") is written
+    assert (path.name in [r.name for r in records]) is path.is_file()
+    assert (tmp_path / "target" / file).read_text() == text

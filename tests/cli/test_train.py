@@ -155,6 +155,10 @@ def test_a_tuned_model_is_exported_as_transformers_opens_it(command, tmp_path):
     # the model's own, and the token that ends an answer in the template the rows were made with
     ends = tokenizer.convert_tokens_to_ids("<end_of_turn>")
     assert ends in generation.eos_token_id and len(set(generation.eos_token_id)) > 1
+    # the tiny tokenizer has no template: the one of the rows was written for it
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False,
+                                         add_generation_prompt=True)  # fmt: skip
+    assert said == "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"
     model = transformers.AutoModelForCausalLM.from_pretrained(target)
     assert model.generate(torch.tensor([[2, 5, 7]]), max_new_tokens=3).shape[1] > 3
     assert not list(tmp_path.glob("*.tmp-*"))
