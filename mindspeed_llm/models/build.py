@@ -118,9 +118,9 @@ def build_model(
     if first and model.embedding_scale is not None:
         gpt.embedding.register_forward_hook(ScaleEmbedding(model.embedding_scale))
     if last:
-        gpt.output_layer.register_forward_hook(
-            FinishLogits(model.logit_softcap, model.vocab_size, padded)
-        )
+        # Both are kept for a loss that computes no logits.
+        gpt.finish_logits = FinishLogits(model.logit_softcap, model.vocab_size, padded)
+        gpt.finish_logits_hook = gpt.output_layer.register_forward_hook(gpt.finish_logits)
     if not config.perform_initialization:
         _mark_parallel(gpt)
     return gpt

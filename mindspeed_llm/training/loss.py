@@ -1,5 +1,6 @@
 """Owns the training loss: the sum of cross entropy over supervised tokens, and the seam that keeps
-logits of all other positions from being computed. Knows neither optimizers nor schedules.
+logits of all other positions, and whole logits of any, from being computed. Knows neither
+optimizers nor schedules.
 
 The sum is divided once, by the supervised tokens of the whole global batch, so the loss depends
 neither on micro-batches nor on the parallel layout.
@@ -10,56 +11,57 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import (
-    gather_from_sequence_parallel_region,
-    vocab_parallel_cross_entropy,
-)
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 
 from mindspeed_llm.data.render import IGNORE
+from mindspeed_llm.kernels.cross_entropy import summed_cross_entropy
 
 
-class SupervisedPositions:
-    """Lets only the chosen positions of the last hidden states reach an output layer.
+class SupervisedLoss:
+    """Makes a model answer with its loss, fp32 [1, 1, 1], in place of logits.
 
-    A forward pre-hook on `output_layer`, a ColumnParallelLinear whose input is [length, rows,
-    hidden] (its own shard of `length` under sequence parallelism). The layer then sees
-    [chosen, 1, hidden]: the vocabulary is the widest matrix of a small model, and most positions of
-    a conversation are not trained.
+    Takes the place of the output layer's forward pass, whose input is [length, rows, hidden] (its
+    own shard of `length` under sequence parallelism), and of the hook behind it. Only positions
+    that are trained reach the vocabulary, the widest matrix of a small model, and their logits
+    exist a chunk at a time. Zero, with a gradient of zeros, when nothing is chosen.
     """
 
-    def __init__(self, output_layer: torch.nn.Module) -> None:
-        self._chosen: torch.Tensor | None = None
-        # Positions are chosen from the whole sequence, so it is gathered here instead of in the
-        # layer, which then sums input gradients over TP ranks as it does without SP.
-        self._sharded = bool(output_layer.sequence_parallel)
-        output_layer.sequence_parallel = False
-        self._hook = output_layer.register_forward_pre_hook(self._select)
+    def __init__(self, model: GPTModel) -> None:
+        self._model, self._layer = model, model.output_layer
+        self._targets: torch.Tensor | None = None
+        self._layer.forward = self._forward
+        model.finish_logits_hook.remove()
 
-    def choose(self, targets: torch.Tensor) -> torch.Tensor:
-        """Set the positions of the next forward pass; int64 [rows, length] -> targets [chosen]."""
-        flat = targets.t().reshape(-1)  # hidden states have the length first
-        self._chosen = (flat != IGNORE).nonzero().squeeze(1)
-        return flat.index_select(0, self._chosen)
+    def choose(self, targets: torch.Tensor) -> None:
+        """Set the targets of the next forward pass: int64 [rows, length], IGNORE or a token."""
+        self._targets = targets.t().reshape(-1)  # hidden states have the length first
 
     def remove(self) -> None:
-        """Take the hook off; the layer sees all positions again."""
-        self._hook.remove()
+        """Let the model answer with logits again."""
+        del self._layer.forward
+        finish = self._model.finish_logits
+        self._model.finish_logits_hook = self._layer.register_forward_hook(finish)
 
-    def _select(self, _layer: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        assert self._chosen is not None, "choose() goes before every forward pass"
-        hidden, *rest = arguments
-        if self._sharded:
+    def _forward(
+        self, hidden: torch.Tensor, weight: torch.Tensor | None = None, **_options: Any
+    ) -> tuple[torch.Tensor, None]:
+        assert self._targets is not None, "choose() goes before every forward pass"
+        targets, self._targets = self._targets, None
+        if self._layer.sequence_parallel:
+            # The loss sums gradients over TP ranks itself: none are left to sum here.
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
-        chosen = hidden.flatten(0, 1).index_select(0, self._chosen).unsqueeze(1)
-        self._chosen = None
-        return (chosen, *rest)
-
-
-def summed_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Sum of cross entropy, fp32 scalar; zero, with a gradient of zeros, when nothing is chosen.
-
-    Args:
-        logits: [chosen, vocabulary / TP], this rank's shard of the vocabulary; overwritten.
-        targets: int64 [chosen], tokens of the whole vocabulary.
-    """
-    return vocab_parallel_cross_entropy(logits, targets).sum()
+        chosen = (targets != IGNORE).nonzero().squeeze(1)
+        weight = self._layer.weight if weight is None else weight
+        finish = self._model.finish_logits
+        total = summed_cross_entropy(
+            hidden.flatten(0, 1).index_select(0, chosen),
+            weight,
+            targets.index_select(0, chosen),
+            softcap=finish.softcap,
+            first=parallel_state.get_tensor_model_parallel_rank() * weight.shape[0],
+            vocab_size=finish.vocab_size,
+            group=parallel_state.get_tensor_model_parallel_group(),
+        )
+        return total.view(1, 1, 1), None

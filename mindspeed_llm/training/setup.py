@@ -23,7 +23,7 @@ from mindspeed_llm.models.build import build_model
 from mindspeed_llm.training.feed import Batching, Feed
 from mindspeed_llm.training.inputs import Inputs
 from mindspeed_llm.training.loop import Job
-from mindspeed_llm.training.loss import SupervisedPositions
+from mindspeed_llm.training.loss import SupervisedLoss
 from mindspeed_llm.training.optimizer import build_optimizer, wrap_model
 from mindspeed_llm.training.rows import order_fact, ordering, say_passes
 from mindspeed_llm.training.schedule import build_schedule, check_schedule, restore_schedule
@@ -155,7 +155,7 @@ def _replica(
         or settings.parallel.pipeline_model_parallel_size > 1,
     )
     lora = None if choice.lora is None or base is None else lora_facts(choice.lora, base)
-    positions = SupervisedPositions(model.output_layer) if model.post_process else None
+    loss = SupervisedLoss(model) if model.post_process else None
     wrapped = wrap_model(model, sharded_state=sharded)
     optimizer = build_optimizer(wrapped, settings.optimizer, dtype)
     schedule = build_schedule(
@@ -168,7 +168,7 @@ def _replica(
     _log.info("%s: %.1f M parameters on this rank, %s", inputs.model.family, count / 1e6, dtype)
     if choice.said != "all":
         _log.info("%s", "\n".join(table(choice, inputs.model)))
-    return Replica(wrapped, optimizer, schedule, positions, device), state, lora
+    return Replica(wrapped, optimizer, schedule, loss, device), state, lora
 
 
 def _feeds(

@@ -18,7 +18,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from mindspeed_llm.errors import TrainingError
 from mindspeed_llm.training.batch import MicroBatch
-from mindspeed_llm.training.loss import SupervisedPositions, summed_loss
+from mindspeed_llm.training.loss import SupervisedLoss
 from mindspeed_llm.training.metrics import Totals
 from mindspeed_llm.training.optimizer import update
 
@@ -29,13 +29,13 @@ LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, dict[s
 class Replica:
     """This process's share of the model and what changes it.
 
-    `positions` is the hook on the output layer; None on pipeline stages without one.
+    `loss` is what the model answers with; None on pipeline stages without output layer.
     """
 
     model: DistributedDataParallel
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
-    positions: SupervisedPositions | None
+    loss: SupervisedLoss | None
     device: torch.device
 
 
@@ -72,13 +72,14 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
         batches: Iterator[MicroBatch], model: torch.nn.Module
     ) -> tuple[torch.Tensor, LossFunction]:
         batch = next(batches).to(replica.device)
-        targets = replica.positions.choose(batch.targets) if replica.positions else None
+        if replica.loss is not None:
+            replica.loss.choose(batch.targets)
         sequences = _sequences(batch.cu_seqlens)
         output = model(batch.tokens, batch.positions, None, packed_seq_params=sequences)
 
-        def loss(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-            assert targets is not None, "only the last pipeline stage has a loss"
-            total = summed_loss(logits.squeeze(0), targets)
+        def loss(answer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+            assert replica.loss is not None, "only the last pipeline stage has a loss"
+            total = answer.sum()
             count = torch.tensor(batch.supervised, dtype=torch.int, device=replica.device)
             return total, count, {"loss_sum": total.detach()}
 
