@@ -100,3 +100,23 @@ def test_names_and_mutable_defaults():
     assert flag_of("load_dir") == "--load-dir"
     with pytest.raises(TypeError):
         setting([], help="shared by all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a command is about"""
+
+    prefix: str = setting(help="where it lies", positional=True)
+    rows: str = setting("0", help="which")
+
+
+@pytest.mark.parametrize("argv", [["a/b", "--rows", "1"], ["--rows", "1", "a/b"]])
+def test_a_positional_value_stands_anywhere(argv):
+    assert parse(argv, Subject, prog="tool")[0] == Subject(prefix="a/b", rows="1")
+
+
+def test_a_positional_value_is_required_once():
+    with pytest.raises(ConfigError, match="PREFIX"):
+        parse(["--rows", "1"], Subject, prog="tool")
+    with pytest.raises(ConfigError, match="unexpected argument 'c'"):
+        parse(["a/b", "c"], Subject, prog="tool")
