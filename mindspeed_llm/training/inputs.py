@@ -73,11 +73,6 @@ def read_inputs(
     model = read_model(hf_dir)
     architecture.check(model, settings.parallel)
     settings.parallel.check_model(model)
-    if settings.train.seq_length > model.max_position_embeddings:
-        raise ConfigError(
-            f"--seq-length {settings.train.seq_length} is beyond the model's "
-            f"{model.max_position_embeddings} positions; lower it"
-        )
     place = locate(load, settings.tuning.lora_load)
     loaded = None if place.adapter is None else shape_of_adapter(place)
     choice = choose(settings.tuning, place, loaded, model)
@@ -124,7 +119,7 @@ def _continues(settings: Settings, choice: Choice) -> bool:
         if was != choice.said:
             raise ConfigError(
                 f"this run cannot be continued exactly: what is trained was {was} and is "
-                f"{choice.said}. Use the values of the checkpoint, or --finetune to start anew from "
+                f"{choice.said}. Use the values of the checkpoint, or --finetune to start from "
                 "its weights"
             )
     return interrupted
