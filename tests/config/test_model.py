@@ -31,6 +31,8 @@ def test_sizes_are_integers_from_one(name, value):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"num_query_groups": 3}, "4 attention heads are not a multiple of 3"),
+    ({"rotary_dim": 4}, "4 of a head's 2 dimensions turn"),
+    ({"head_dim": 8, "rotary_dim": 3}, "3 of a head's 8 dimensions turn; expected an even"),
     ({"layer_types": ("full",) * 3}, "3 layer types for 4 layers"),
     ({"layer_types": ("sliding",) * 4}, "sliding layers without a sliding window"),
 ])  # fmt: skip
