@@ -7,7 +7,7 @@ from __future__ import annotations
 from mindspeed_llm.config.flags import flag_of
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.train import Settings
-from mindspeed_llm.data.packing import Packing
+from mindspeed_llm.data.manifest import Manifest
 from mindspeed_llm.errors import ConfigError
 
 # What other launchers must say for conversations of a row not to see each other; here they never
@@ -15,16 +15,19 @@ from mindspeed_llm.errors import ConfigError
 STATEMENTS = ("neat_pack", "reset_position_ids", "reset_attention_mask")
 
 
-def check_packing(
-    settings: Settings, where: str, packing: Packing | None, model: ModelConfig
-) -> None:
-    """Raise ConfigError unless the flags agree with how the data set was packed.
+def check_packing(settings: Settings, where: str, manifest: Manifest, model: ModelConfig) -> None:
+    """Raise ConfigError unless the flags agree with how the data set was packed, and the model has
+    positions for its sequences; `where` is its flag and name, for messages.
 
-    Args:
-        where: flag and name of the data set, for messages.
-        packing: from its manifest; None: each row is one conversation.
+    A packed row may be longer than the model's context, since no sequence in it is.
     """
+    packing = manifest.packing
+    length, positions = settings.train.seq_length, model.max_position_embeddings
     if packing is None:
+        if length > positions:
+            raise ConfigError(
+                f"--seq-length {length} is beyond the model's {positions} positions; lower it"
+            )
         for name in STATEMENTS:
             if getattr(settings.data, name):
                 raise ConfigError(
@@ -32,11 +35,16 @@ def check_packing(
                     f"{where} is one; drop the flag, or prepare the data with --pack"
                 )
         return
-    if settings.train.seq_length != packing.capacity:
+    if length != packing.capacity:
         raise ConfigError(
-            f"--seq-length is {settings.train.seq_length}, but {where} was packed into rows of "
-            f"{packing.capacity} tokens; use --seq-length {packing.capacity}, or pack the data "
-            f"again with --seq-length {settings.train.seq_length}"
+            f"--seq-length is {length}, but {where} was packed into rows of {packing.capacity} "
+            f"tokens; use --seq-length {packing.capacity}, or pack the data again with "
+            f"--seq-length {length}"
+        )
+    if manifest.longest > positions:
+        raise ConfigError(
+            f"{where} has a conversation of {manifest.longest} tokens, beyond the model's "
+            f"{positions} positions; prepare the data again with --seq-length {positions} or less"
         )
     if settings.data.variable_seq_lengths:
         raise ConfigError(

@@ -63,7 +63,7 @@ def _check_data(settings: Settings, where: str, manifest: Manifest, model: Model
             "chats contain; it stops only where eos is a stop token too",
             where, manifest.settings["template_compat"],
         )  # fmt: skip
-    check_packing(settings, where, manifest.packing, model)
+    check_packing(settings, where, manifest, model)
     if manifest.vocab_size > model.vocab_size:
         raise DataError(
             f"{where}: prepared with a tokenizer of {manifest.vocab_size} tokens, the model has "

@@ -38,6 +38,16 @@ def test_another_length_is_refused(flags, prefix, changes, words):
         read(*flags, "--data-path", prefix, *changes)
 
 
+def test_rows_may_be_longer_than_the_context_and_conversations_not(
+    flags, tmp_path, tiny_sft_data, tiny_tokenizer_dir
+):
+    long = tiny_sft_data(tmp_path / "long", tiny_tokenizer_dir, capacity=192)
+    assert len(read(*flags, "--data-path", long, "--seq-length", 192).train) > 1
+    data = tiny_sft_data(tmp_path / "rows", tiny_tokenizer_dir, capacity=192, longest=150)
+    with pytest.raises(ConfigError, match=r"conversation of 1\d\d tokens, beyond .* 128 positions"):
+        read(*flags, "--data-path", data, "--seq-length", 192)
+
+
 @pytest.mark.parametrize("flag", ["--neat-pack", "--reset-position-ids", "--reset-attention-mask"])
 def test_a_statement_that_is_not_true_is_refused(flags, flag):
     with pytest.raises(ConfigError, match=f"{flag} says that rows hold several conversations"):
