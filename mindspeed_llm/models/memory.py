@@ -11,6 +11,7 @@ from typing import Literal
 
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.kernels.cross_entropy import CHUNK
 from mindspeed_llm.models.shapes import stage_shapes
 
 Recompute = Literal["none", "selective", "full"]
@@ -164,11 +165,16 @@ def core_bytes(model: ModelConfig, run: Run, *, sliding: bool) -> int:
 
 
 def head_bytes(model: ModelConfig, run: Run) -> int:
-    """Final norm, output layer and loss, where every position is trained."""
-    tp, tokens = run.parallel.tensor_model_parallel_size, _tokens(run)
+    """Final norm, output layer and loss, where every position is trained.
+
+    The loss computes its gradients at once and a chunk of logits at a time
+    (`kernels.cross_entropy`): there are the hidden states and their gradient, the gradient of the
+    output layer in float32 and that of a chunk, and a chunk's logits.
+    """
+    tp, tokens, narrow = run.parallel.tensor_model_parallel_size, _tokens(run), run.item
     rows = run.parallel.padded_vocab_size(model.vocab_size) // tp
-    logits = WIDE + (run.item if run.bf16 else 0)  # softmax, and what it is computed from
-    if model.logit_softcap is not None:
-        logits += run.item
-    hidden = _stream(run) * _norm(model, run) + tokens * run.item
-    return hidden * model.hidden_size + tokens * rows * logits
+    copies = narrow if run.bf16 else 0
+    chunk = min(max(1, CHUNK // rows), tokens) * rows
+    logits = chunk * (WIDE * (1 if model.logit_softcap is None else 2) + copies)
+    hidden = _stream(run) * _norm(model, run) + 2 * tokens * narrow
+    return model.hidden_size * (hidden + rows * (WIDE + copies)) + logits

@@ -67,9 +67,10 @@ def test_the_choice_recomputes_least_then_splits_least(planned):
 
 
 def test_training_takes_the_flags(planned):
-    flags = json.loads(planned(*EIGHT, "--json")[1])["chosen"]["flags"]
-    settings, _ = read_settings([*flags, *NEEDED])
-    assert settings.parallel.tensor_model_parallel_size == 8
+    chosen = json.loads(planned(*EIGHT, "--json")[1])["chosen"]
+    settings, _ = read_settings([*chosen["flags"], *NEEDED])
+    size = settings.parallel.tensor_model_parallel_size
+    assert size == chosen["tensor_model_parallel_size"] > 1
     assert settings.parallel.sequence_parallel and settings.train.bf16
     for candidate in json.loads(planned(*EIGHT, "--json")[1])["candidates"]:
         read_settings([*candidate["flags"], *NEEDED])
