@@ -31,7 +31,25 @@ def single_step(model: GPTModel, device: torch.device) -> Step | None:
         or parallel_state.get_pipeline_model_parallel_world_size() > 1
     )
     adapted = any(getattr(module, "adapter", None) is not None for module in model.modules())
-    return None if split or adapted or device.type != "cpu" else Step(model)
+    if split or adapted or device.type != "cpu":
+        return None
+    lay_out(model)
+    return Step(model)
+
+
+def lay_out(model: torch.nn.Module) -> None:
+    """Turn wide float32 matrices around in memory, so that one token's product runs along them.
+
+    Shapes and values stay. Row by row, a product with one token is one dot product after another,
+    which one core does at about half the speed at which it reads memory.
+    """
+    for weight in model.parameters():
+        if (
+            weight.dim() == 2
+            and weight.dtype is torch.float32
+            and weight.shape[0] > weight.shape[1]
+        ):
+            weight.data = weight.data.t().contiguous().t()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

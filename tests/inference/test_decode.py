@@ -16,7 +16,7 @@ def _steps(models: dict) -> dict:
 
     from mindspeed_llm.checkpoint.state import load_weights
     from mindspeed_llm.config.parallel import ParallelConfig
-    from mindspeed_llm.inference.decode import Step, single_step
+    from mindspeed_llm.inference.decode import Step, lay_out, single_step
     from mindspeed_llm.inference.stages import Stages
     from mindspeed_llm.models.build import build_model
     from mindspeed_llm.models.registry import read_model
@@ -49,6 +49,17 @@ def _steps(models: dict) -> dict:
                          for a, b in zip(plain, ours, strict=True))  # fmt: skip
             shapes = {tuple(one.shape) for one in ours[1:]}
             answers[name][str(dtype)] = [spread, float(plain[-1].float().std()), list(*shapes)]
+    wide = build_model(config, ParallelConfig(), dtype=torch.float32).eval()
+    before = {name: value.clone() for name, value in wide.named_parameters()}
+    lay_out(wide)
+    answers["same values"] = all(
+        torch.equal(value, before[name]) for name, value in wide.named_parameters()
+    )
+    layer = wide.decoder.layers[0]
+    answers["strides"] = [
+        layer.mlp.linear_fc1.weight.stride(),
+        layer.mlp.linear_fc2.weight.stride(),
+    ]
     model.decoder.layers[1].mlp.linear_fc1.adapter = torch.nn.Identity()
     answers["adapted"] = single_step(model, cpu) is None
     model.decoder.layers[1].mlp.linear_fc1.adapter = None
@@ -83,6 +94,11 @@ def test_equals_the_modules(found: dict, family: str) -> None:
     assert shape == [2, 1, 131]
     spread, deviation, _ = found[family]["torch.bfloat16"]
     assert spread < 0.15 * deviation
+
+
+def test_wide_matrices_lie_along_one_tokens_product(found: dict) -> None:
+    assert found["same values"]
+    assert found["strides"] == [[1, 192], [96, 1]]
 
 
 def test_where_the_modules_must_do_it(found: dict) -> None:
