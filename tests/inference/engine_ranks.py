@@ -1,6 +1,19 @@
 """Run on every rank: what the engine makes of tiny models, for comparison with transformers."""
 
 
+def ended_early(engine: object, prompts: list, limit: int) -> dict:
+    """Row 1 is ended from outside after three ids, the others run on."""
+    counts, ended = {}, {}
+
+    def ends(row: int, token: int) -> bool:
+        counts[row] = counts.get(row, 0) + 1
+        return row == 1 and counts[row] == 3
+
+    for done in engine.batches(prompts, max_new_tokens=limit, batch_size=3, ends=ends):
+        ended |= done
+    return ended
+
+
 def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: int) -> dict:
     from pathlib import Path
 
@@ -58,16 +71,7 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
         in_batch = engine.generate_batch(prompts[:3], sampling=told, max_new_tokens=3)[1].logprobs
         shy = Sampling(repetition_penalty=2.5)
         penalized = engine.generate(prompts[0], sampling=shy, max_new_tokens=limit).ids
-        # Row 1 is ended from outside after three ids, the others run on.
-        counts = {}
-
-        def ends(row: int, token: int, counts: dict = counts) -> bool:
-            counts[row] = counts.get(row, 0) + 1
-            return row == 1 and counts[row] == 3
-
-        ended = {}
-        for done in engine.batches(prompts, max_new_tokens=limit, batch_size=3, ends=ends):
-            ended |= done
+        ended = ended_early(engine, prompts, limit)
         _, tokens = engine.stream(prompts[0], max_new_tokens=limit)
         early = [next(tokens), next(tokens)]
         tokens.close()
