@@ -1,7 +1,8 @@
 """Owns which files of a Hugging Face directory travel with the weights, and copies them.
 
 Only files of known names and plain kinds: no code, no weights. It does not read what they say,
-except the dtype in config.json that `set_dtype` mends, and what `Chat` adds.
+except the dtype in config.json that `set_dtype` mends, what `Chat` adds, and whether
+generation_config.json is an object of JSON: without a tokenizer nobody else opens that file.
 """
 
 from __future__ import annotations
@@ -54,10 +55,13 @@ def copy_assets(
         chat: what training on conversations adds to these files.
 
     Raises:
-        CheckpointError: no config.json, or a file too large to be what its name says.
+        CheckpointError: no config.json, a generation_config.json that is no JSON object, or a file
+            too large to be what its name says.
     """
     if not (source / CONFIG).is_file():
         raise CheckpointError(f"{source}: no {CONFIG}; expected a Hugging Face model directory")
+    if (source / GENERATION).is_file():
+        _check_object(source / GENERATION)
     target.mkdir()
     records = []
     for name in ASSETS:
@@ -78,6 +82,19 @@ def copy_assets(
         (target / CHAT_TEMPLATE).write_text(chat.template, encoding="utf-8")
         records.append(flush(target / CHAT_TEMPLATE))
     return records
+
+
+def _check_object(path: Path) -> None:
+    """Raise CheckpointError unless a small file holds one JSON object."""
+    if path.stat().st_size > _LIMIT:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; too large for this file")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: no JSON ({error}); mend the file, or remove it") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: holds a {type(values).__name__}, expected a JSON object; "
+                              "mend the file, or remove it")  # fmt: skip
 
 
 def _has_template(directory: Path) -> bool:

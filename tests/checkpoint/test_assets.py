@@ -120,3 +120,11 @@ def test_a_chat_template_is_written_where_there_is_none(file, text, written, sou
     assert (path.is_file() and path.read_text() == "new") is written
     assert (path.name in [r.name for r in records]) is path.is_file()
     assert (tmp_path / "target" / file).read_text() == text
+
+
+@pytest.mark.parametrize("data", [b"{", b"[1]", b"\xff\xfe\xfd", b""])
+def test_a_malformed_generation_config_is_not_copied_along(data, source, tmp_path):
+    (source / "generation_config.json").write_bytes(data)
+    with pytest.raises(CheckpointError, match="generation_config.json: .*mend the file"):
+        copy_assets(source, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
