@@ -252,7 +252,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path, llama, monkeypatch, dire
             raise CheckpointError("disk full")
         return tensor
 
-    monkeypatch.setattr(convert, "_cast", fail)
+    monkeypatch.setattr(convert, "cast", fail)
     with pytest.raises(CheckpointError, match="disk full"):
         if direction == "to hf":
             mcore_to_hf(tmp_path / "mcore", tmp_path / "back")
