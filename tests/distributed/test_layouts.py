@@ -34,6 +34,9 @@ def test_two_processes_give_the_reference(train, same, reference):
 
 
 def test_recomputation_repeats_dropout(train, reference):
+    """The first forward pass is equal. Recomputed gradients may be added up in another order, which
+    on some processors shows in the last bit and, after an update, in the losses; another dropout
+    mask would move them by parts in a hundred."""
     jobs = [
         {},
         {"recompute": FULL},
@@ -45,7 +48,8 @@ def test_recomputation_repeats_dropout(train, reference):
     plain, *recomputed = train(2, *jobs)
     assert plain["losses"] != pytest.approx(reference["losses"], rel=1e-3)
     for result in recomputed:
-        assert result["losses"] == plain["losses"]
+        assert result["losses"][0] == plain["losses"][0]
+        assert result["losses"] == pytest.approx(plain["losses"], rel=1e-6)
         assert result["norms"] == pytest.approx(plain["norms"], rel=1e-6)
 
 
