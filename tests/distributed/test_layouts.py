@@ -36,7 +36,7 @@ def test_two_processes_give_the_reference(train, same, reference):
 def test_recomputation_repeats_dropout(train, reference):
     """The first forward pass is equal. Recomputed gradients may be added up in another order, which
     on some processors shows in the last bit and, after an update, in the losses; another dropout
-    mask would move them by parts in a hundred."""
+    mask moves them by parts in a thousand."""
     jobs = [
         {},
         {"recompute": FULL},
