@@ -125,12 +125,17 @@ def test_ctrl_c_stops_the_reply_only_and_keeps_what_was_said(
 
 
 def test_a_second_ctrl_c_is_not_swallowed() -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible() as pressed:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert pressed.wait(5)
-        os.kill(os.getpid(), signal.SIGINT)
-        pressed.clear()
-        pressed.wait(5)
+    # A shell starts what it puts into the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible() as pressed:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert pressed.wait(5)
+            os.kill(os.getpid(), signal.SIGINT)
+            pressed.clear()
+            pressed.wait(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_control_sequences_of_the_model_do_not_reach_the_terminal(talking: Callable) -> None:
