@@ -17,6 +17,7 @@ CHAT = ["prompt-toolkit>=3.0.36"]
 PSUTIL = "psutil"
 # The oracle for LoRA: its gradients, and that it opens what is exported. Both are under a megabyte.
 PEFT = ["peft>=0.15", "accelerate"]
+TESTS = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.8", PSUTIL]
 
 setup(
     name="mindspeed-llm",
@@ -45,7 +46,7 @@ setup(
         "npu": ["torch_npu"],
         "cuda": [],
         "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
-        "dev": PLOT + GGUF + CHAT + ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", PSUTIL] + PEFT,
+        "dev": [*PLOT, *GGUF, *CHAT, *PEFT, *TESTS],
     },
     entry_points={"console_scripts": ["mindspeed-llm = mindspeed_llm.cli.main:main"]},
 )

@@ -3,7 +3,8 @@
 # pytest with the arguments given:  bash tests/run.sh    bash tests/run.sh -m slow    bash tests/run.sh tests/data
 #
 # Settings: VENV (default .venv-tests), PYTHON (python3), TORCH_SPEC (torch==2.13.0: without a version
-# pip may choose a build that brings gigabytes of CUDA), MCORE_VERSIONS (also tested beside the installed one).
+# pip may choose a build that brings gigabytes of CUDA), MCORE_VERSIONS (also tested beside the installed one),
+# TEST_PROCESSES (2: files of tests run at the same time).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT"
@@ -36,4 +37,4 @@ MINDSPEED_LLM_MCORE_PATHS=$(printf "$VENV/megatron-core-%s:" $MCORE_VERSIONS)
 export MINDSPEED_LLM_MCORE_PATHS=${MINDSPEED_LLM_MCORE_PATHS%:}
 # Tests are many small processes; more threads than cores only make them wait for each other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
-exec "$VENV/bin/python" -m pytest "$@"
+exec "$VENV/bin/python" -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
