@@ -67,6 +67,11 @@ def test_two_ranks_say_the_same_as_one_and_leave_at_the_end_of_input(tiny_chat_d
     assert both.stdout == alone.stdout and "MindSpeed-LLM:" in alone.stdout
 
 
+def _hears_ctrl_c() -> None:
+    """Whoever runs the tests in the background has SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A child behind a pseudo-terminal."""
 
@@ -76,7 +81,8 @@ class Terminal:
         self.fd = parent
         self.process = subprocess.Popen(
             [sys.executable, *arguments], cwd=ROOT, env=ENV | {"TERM": "dumb"} | env, stdin=child,
-            stdout=child, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+            stdout=child, stderr=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=_hears_ctrl_c)  # fmt: skip
         os.close(child)
 
     def wait_for(self, text: str, count: int = 1, seconds: float = 120) -> None:
