@@ -18,7 +18,7 @@ def test_nothing_done_yet_and_nothing_to_do():
 
 
 def test_lines_come_at_intervals_from_rank_0_only(monkeypatch):
-    # A handler of its own: pytest's may hang on the library's logger and on the root logger at once.
+    # A handler of its own: pytest's may hang on the library's logger and on the root logger.
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage()[:20])
