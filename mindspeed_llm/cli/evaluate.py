@@ -17,7 +17,7 @@ from mindspeed_llm.config.evaluate import EvaluateSettings
 from mindspeed_llm.config.flags import parse
 from mindspeed_llm.config.inference import ALWAYS, REFUSED, LoadSettings
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.train import RuntimeSettings
+from mindspeed_llm.config.run import RuntimeSettings
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.evaluation.dialogues import Dialogue
 from mindspeed_llm.evaluation.files import read_dialogues, read_script

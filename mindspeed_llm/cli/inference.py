@@ -29,7 +29,7 @@ from mindspeed_llm.config.inference import (
     TaskSettings,
 )
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.train import RuntimeSettings
+from mindspeed_llm.config.run import RuntimeSettings
 from mindspeed_llm.errors import ConfigError
 
 if TYPE_CHECKING:

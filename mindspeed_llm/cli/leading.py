@@ -15,7 +15,7 @@ from mindspeed_llm import logging as log
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.inference import LoadSettings
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.train import RuntimeSettings
+from mindspeed_llm.config.run import RuntimeSettings
 
 if TYPE_CHECKING:
     from mindspeed_llm.inference.engine import Engine

@@ -11,18 +11,11 @@ from mindspeed_llm import logging as log
 from mindspeed_llm.cli.verify import checker
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.flags import parse
+from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.train import (
-    ALWAYS,
-    REFUSED,
-    CheckpointSettings,
-    LogSettings,
-    OptimizerSettings,
-    RuntimeSettings,
-    Settings,
-    TrainConfig,
-    TrainDataConfig,
-)
+from mindspeed_llm.config.run import CheckpointSettings, LogSettings, RuntimeSettings
+from mindspeed_llm.config.train import ALWAYS, REFUSED, Settings, TrainConfig
+from mindspeed_llm.config.train_data import TrainDataConfig
 from mindspeed_llm.config.tuning import TuningSettings
 from mindspeed_llm.errors import ConfigError
 

@@ -53,6 +53,14 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def at_least(owner: object, lowest: float, *names: str) -> None:
+    """Raise ConfigError unless each named field of `owner` is None or >= `lowest`."""
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not value >= lowest:  # `not >=` also catches nan
+            raise ConfigError(f"{flag_of(name)} is {value}; expected {lowest} or more")
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse that raises ConfigError instead of printing usage and leaving."""
 

@@ -15,7 +15,7 @@ from megatron.core.distributed import (
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
-from mindspeed_llm.config.train import OptimizerSettings
+from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.errors import TrainingError
 
 

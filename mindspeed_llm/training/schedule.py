@@ -10,7 +10,7 @@ from typing import Any
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from mindspeed_llm.config.train import OptimizerSettings
+from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.errors import ConfigError
 
 

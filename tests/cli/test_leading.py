@@ -12,7 +12,7 @@ from mindspeed_llm.cli.leading import lead
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.inference import LoadSettings
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.train import RuntimeSettings
+from mindspeed_llm.config.run import RuntimeSettings
 from mindspeed_llm.errors import CheckpointError, ConfigError
 
 
@@ -43,7 +43,7 @@ def main(directory):
     from mindspeed_llm.config.architecture import ArchitectureFlags
     from mindspeed_llm.config.inference import LoadSettings
     from mindspeed_llm.config.parallel import ParallelConfig
-    from mindspeed_llm.config.train import RuntimeSettings
+    from mindspeed_llm.config.run import RuntimeSettings
 
     def work(parts, engine):
         _, tokens = engine.stream([3, 4, 5], max_new_tokens=50)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from megatron.core import parallel_state, tensor_parallel
 
+from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.train import OptimizerSettings
 from mindspeed_llm.models.build import build_model
 from mindspeed_llm.models.memory import Run, layer_bytes, stage_memory
 from mindspeed_llm.models.registry import read_model

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mindspeed_llm.config.train import OptimizerSettings
+from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.training.schedule import build_schedule, check_schedule, restore_schedule
 

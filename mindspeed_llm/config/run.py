@@ -1,0 +1,105 @@
+"""Owns the settings of a run beside model, data and optimizer: checkpoints, records, processes.
+Knows neither files nor devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+from mindspeed_llm.config.flags import at_least, setting
+from mindspeed_llm.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """Where weights come from and go to"""
+
+    load: Path = setting(
+        help="Hugging Face model, or Megatron checkpoint (convert_ckpt.py or an earlier --save)"
+    )
+    save: Path | None = setting(None, help="directory for checkpoints; without it nothing is kept")
+    save_interval: int | None = setting(None, help="save every N iterations, and at the end")
+    save_hf: Path | None = setting(
+        None,
+        help="at the end, write the model here as transformers opens it, and compare its logits; "
+        "needs --save",
+    )
+    verify: bool = setting(
+        True, negative="--no-verify", help="do not compare the logits of --save-hf"
+    )
+    finetune: bool = setting(
+        False, help="take only the weights of --load: iteration 0, new optimizer, new data order"
+    )
+    load_optim: bool = setting(
+        True,
+        negative="--no-load-optim",
+        help="leave the optimizer's state of --load; see --finetune",
+    )
+    load_rng: bool = setting(
+        True, negative="--no-load-rng", help="leave the random state of --load; see --finetune"
+    )
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "save_interval")
+        if self.save_interval is not None and self.save is None:
+            raise ConfigError("--save-interval has no effect without --save DIRECTORY")
+        if self.save_hf is not None and self.save is None:
+            raise ConfigError(
+                f"--save-hf {self.save_hf} is made of the last checkpoint; give --save DIRECTORY"
+            )
+        if not self.verify and self.save_hf is None:
+            raise ConfigError("--no-verify has no effect without --save-hf DIRECTORY")
+        if not self.finetune and not (self.load_optim and self.load_rng):
+            raise ConfigError(
+                "--no-load-optim and --no-load-rng go with --finetune here: a run is either "
+                "continued exactly or started anew from its weights"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """What is shown and recorded, and evaluation on the way"""
+
+    log_interval: int = setting(1, help="print a line every N iterations")
+    log_dir: Path | None = setting(
+        None, help="for train.jsonl and loss.png; default: logs/ in --save, none without --save"
+    )
+    eval_interval: int = setting(1000, help="evaluate every N iterations; see --eval-iters")
+    eval_iters: int = setting(0, help="validation batches of an evaluation; 0 does not evaluate")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "log_interval", "eval_interval")
+        at_least(self, 0, "eval_iters")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    """Device and process groups"""
+
+    device: str | None = setting(
+        None, choices=("npu", "cuda", "cpu"), help="default: env DEVICE, else the best that works"
+    )
+    distributed_backend: str | None = setting(
+        None, choices=("nccl", "hccl", "gloo"), help="must be the device's own; default: it"
+    )
+    distributed_timeout_minutes: float = setting(10.0, help="a collective that takes longer fails")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.distributed_timeout_minutes < math.inf:
+            raise ConfigError(
+                f"--distributed-timeout-minutes is {self.distributed_timeout_minutes}; "
+                "expected a number above 0"
+            )
+
+    def check_backend(self, device: str, backend: str) -> None:
+        """Raise ConfigError if --distributed-backend is not `backend`, the one of `device`."""
+        asked = self.distributed_backend
+        # Launchers written for torch_npu's transfer_to_npu say nccl where hccl is meant.
+        if asked in (None, backend) or (device == "npu" and asked == "nccl"):
+            return
+        raise ConfigError(
+            f"--distributed-backend {asked} does not fit the device {device}, whose backend is "
+            f"{backend}; drop the flag or choose another --device"
+        )

@@ -1,0 +1,31 @@
+"""Settings of checkpoints, records and processes refuse what would have no effect."""
+
+import pytest
+
+from mindspeed_llm.config import run as config
+from mindspeed_llm.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        ("CheckpointSettings", {"load": "x", "save_hf": "y"}, "--save-hf y .* give --save"),
+        ("CheckpointSettings", {"load": "x", "verify": False}, "--no-verify has no effect"),
+        ("CheckpointSettings", {"load": "x", "save_interval": 2}, "without --save"),
+        ("CheckpointSettings", {"load": "x", "load_optim": False}, "--finetune"),
+        ("LogSettings", {"log_interval": 0}, "--log-interval is 0"),
+        ("RuntimeSettings", {"distributed_timeout_minutes": 0.0}, "timeout-minutes is 0.0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_names_its_flag(kind, fields, words):
+    with pytest.raises(ConfigError, match=words):
+        getattr(config, kind)(**fields)
+
+
+def test_backend_must_be_the_devices_own():
+    asked = config.RuntimeSettings(distributed_backend="nccl")
+    asked.check_backend("cuda", "nccl")
+    asked.check_backend("npu", "hccl")  # what launchers for transfer_to_npu say
+    config.RuntimeSettings().check_backend("cpu", "gloo")
+    with pytest.raises(ConfigError, match="nccl does not fit the device cpu, .* gloo"):
+        asked.check_backend("cpu", "gloo")
