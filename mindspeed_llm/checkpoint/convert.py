@@ -115,8 +115,7 @@ def hf_to_mcore(
         rules[planned] = rule
 
     def fetch(planned: Planned) -> torch.Tensor:
-        tensor = weights.compose(rules[planned]).reshape(planned.shape)
-        return cast(tensor, planned.dtype, rules[planned].mcore)
+        return weights.compose(rules[planned]).reshape(planned.shape)
 
     total = sum(p.nbytes for p in rules)
     staging = Staging.begin(save_dir, None)
@@ -144,16 +143,6 @@ def hf_to_mcore(
     finally:
         weights.close()
     return Converted(checkpoint.path, len(rules), total, tuple(weights.skipped))
-
-
-def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """`tensor` in `dtype`; raises CheckpointError where fp16 cannot hold a value."""
-    if tensor.dtype == dtype:
-        return tensor
-    out = tensor.to(dtype)
-    if dtype == torch.float16 and not torch.equal(torch.isfinite(out), torch.isfinite(tensor)):
-        raise CheckpointError(f"{name}: has values beyond fp16's range; use bf16 or fp32")
-    return out
 
 
 def _check_apart(source: Path, target: Path) -> None:
@@ -209,18 +198,19 @@ def mcore_to_hf(
     """
     checkpoint = find_checkpoint(load_dir)
     model = read_model(checkpoint.hf_dir)
-    reader = checkpoint.reader()
+    reader = checkpoint.reader(hashed=True)
     rules = expand(rules_of(model), model.num_layers)
     _check_stored(checkpoint, reader, rules, model)
     target = hf_target(load_dir, save_dir, model, overwrite)
-    needed = {c.file for s in reader.tensors.values() if s.section == "model" for c in s.chunks}
     hf = {name for name in checkpoint.files if name.startswith("hf/")}
-    verify(checkpoint, needed | hf | {COMMON}, "full")
+    verify(checkpoint, hf | {COMMON}, "full")
+    rules = _in_file_order(reader, rules)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         records = copy_assets(checkpoint.hf_dir, staging, tokenizer)
         tensors, nbytes = write_hf_weights(staging, reader, rules, model, dtype, shard_bytes)
+        checkpoint.compare(reader.records())  # hashed as they were read: before it gets its name
         written = (
             {dtype} if dtype else {reader.tensors[global_name(r.mcore)[0]].dtype for r in rules}
         )
@@ -255,6 +245,16 @@ def _check_stored(
     if problems:
         raise CheckpointError(f"{checkpoint.path}: the weights do not fit hf/config.json "
                               f"({model.family}): {'; '.join(problems[:12])}")  # fmt: skip
+
+
+def _in_file_order(reader: ChunkReader, rules: list[NameRule]) -> list[NameRule]:
+    def position(rule: NameRule) -> tuple[str, int]:
+        key, layer = global_name(rule.mcore)
+        lead = () if layer is None else (layer,)
+        inner = (0,) * (len(reader.tensors[key].shape) - len(lead))
+        return reader.position(key, (*lead, *inner))
+
+    return sorted(rules, key=position)
 
 
 def check_hf_target(load_dir: Path, save_dir: Path, overwrite: bool = False) -> None:
@@ -310,12 +310,12 @@ def write_hf_weights(
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             path = directory / (WEIGHTS if len(shards) == 1 else name)
             announced = [entry for rule in shard for entry in entries(rule)]
-            writer = TensorFileWriter(path, announced, {"format": "pt"})
+            writer = TensorFileWriter(path, announced, {"format": "pt"}, hashed=False)
             try:
                 for rule in shard:
                     parts = to_hf(rule, model, _whole(reader, rule, model))
-                    for (hf_name, kind, _), part in zip(entries(rule), parts, strict=True):
-                        writer.write(hf_name, cast(part, kind, hf_name))
+                    for (hf_name, _, _), part in zip(entries(rule), parts, strict=True):
+                        writer.write(hf_name, part)
                         weight_map[hf_name] = path.name
                     progress.advance(size(rule))
                 writer.finish()

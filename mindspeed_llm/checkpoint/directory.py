@@ -65,15 +65,24 @@ class CheckpointDir:
         """common.json: state and facts; checked against the manifest."""
         return self._json(COMMON)
 
-    def reader(self) -> ChunkReader:
-        """Reader of all tensors; checks the index, but not the tensor files (see `verify`)."""
+    def reader(self, *, hashed: bool = False) -> ChunkReader:
+        """Reader of all tensors; checks the index, but not the tensor files.
+
+        These are checked by `verify` before, or with `hashed` by `compare` after they were read.
+        """
         index = index_from_json(self._json(INDEX), str(self.path / INDEX))
         unlisted = {c.file for s in index.values() for c in s.chunks} - set(self.files)
         if unlisted:
             raise CheckpointError(
                 f"{self.path / INDEX}: {sorted(unlisted)[0]} is not in {MANIFEST}"
             )
-        return ChunkReader(self.path, index)
+        return ChunkReader(self.path, index, hashed=hashed)
+
+    def compare(self, records: Iterable[FileRecord]) -> None:
+        """Raise CheckpointError unless files that were read are those of the manifest."""
+        for record in records:
+            if record != self.files[record.name]:
+                raise _damaged(self.path / record.name)
 
     def _json(self, name: str) -> dict[str, Any]:
         check_file(self.path, self.files[name], "full")
@@ -173,8 +182,12 @@ def check_file(directory: Path, record: FileRecord, mode: Verify) -> None:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
     if digest.hexdigest() != record.sha256:
-        raise CheckpointError(f"{path}: its sha256 is not the one in {MANIFEST}: the file is "
-                              f"damaged{_older(directory)}")  # fmt: skip
+        raise _damaged(path)
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: its sha256 is not the one in {MANIFEST}: the file is "
+                           f"damaged{_older(path.parent)}")  # fmt: skip
 
 
 def verify(checkpoint: CheckpointDir, names: Iterable[str], mode: Verify) -> None:

@@ -152,23 +152,33 @@ class HFWeights:
                 "layer is one of its own"
             )
 
-    def read_box(self, name: str, offset: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
-        """A box of one Hugging Face tensor."""
+    def read_box(
+        self,
+        name: str,
+        offset: Sequence[int],
+        shape: Sequence[int],
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """A box of one Hugging Face tensor, in `out` if given."""
         path, entry = self._where[name]
         if len(entry.shape) != len(shape):
             raise CheckpointError(f"{path}: {name} has shape {list(entry.shape)}")
         if self._open is None or self._open.path != path:
             self.close()
             self._open = TensorFile(path)
-        return self._open.read_box(name, offset, shape)
+        return self._open.read_box(name, offset, shape, out)
 
     def compose(self, rule: NameRule) -> torch.Tensor:
         """The whole megatron-core tensor of `rule`; reads each of its parts once."""
-        parts = []
-        for name in rule.hf:
-            shape = self._where[name][1].shape
-            parts.append(self.read_box(name, (0,) * len(shape), shape))
-        return to_mcore(rule, self.model, parts)
+        shapes = [self._where[name][1].shape for name in rule.hf]
+        rows = [shape[0] for shape in shapes]
+        dtype = self._where[rule.hf[0]][1].dtype
+        whole = torch.empty(sum(rows), *shapes[0][1:], dtype=dtype)
+        parts = list(whole.split(rows))
+        for name, shape, part in zip(rule.hf, shapes, parts, strict=True):
+            self.read_box(name, (0,) * len(shape), shape, part)
+        # The halves of a gated layer lie one behind the other: no second copy of the largest.
+        return whole if rule.op == "gate_up" else to_mcore(rule, self.model, parts)
 
     def close(self) -> None:
         """Close the file that is open, if any."""

@@ -18,7 +18,6 @@ from mindspeed_llm.checkpoint.assets import CONFIG, copy_assets, set_dtype, sync
 from mindspeed_llm.checkpoint.convert import (
     SHARD_BYTES,
     Converted,
-    cast,
     check_mcore_target,
     hf_target,
     put_in_place,
@@ -112,7 +111,7 @@ def merge_to_mcore(
     def fetch(planned: Planned) -> torch.Tensor:
         sums = torch.empty(planned.shape, dtype=torch.float32)
         source.read(planned.key, planned.offset, sums)
-        return cast(sums, planned.dtype, planned.key)
+        return sums
 
     total = sum(planned.nbytes for planned in plan)
     staging = Staging.begin(save_dir, None)

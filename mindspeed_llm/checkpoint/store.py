@@ -18,6 +18,7 @@ from mindspeed_llm.checkpoint.tensor_file import (
     DTYPE_NAMES,
     DTYPES,
     FileRecord,
+    RunningHash,
     TensorFile,
     TensorFileWriter,
 )
@@ -105,8 +106,8 @@ def write_chunks(
     """Write the planned boxes into `<prefix>-NNN.safetensors` files below `directory`.
 
     Args:
-        fetch: gives the tensor of one box (shape and dtype as planned, any device); called once
-            for each box, in the order of writing, so one box is in memory at a time.
+        fetch: gives the tensor of one box (shape as planned, any device; cast to the planned
+            dtype); called once for each box, in the order of writing, while the former is written.
         on_bytes: told the bytes of each box after it was written.
 
     Returns:
@@ -260,12 +261,38 @@ def _file_name(value: Any) -> str:
 
 
 class ChunkReader:
-    """Reads boxes of global tensors out of a directory of chunks; a `TensorSource`."""
+    """Reads boxes of global tensors out of a directory of chunks; a `TensorSource`.
 
-    def __init__(self, directory: Path, index: Mapping[str, Stored]) -> None:
+    Args:
+        hashed: hash the files as they are read, for `records`.
+    """
+
+    def __init__(
+        self, directory: Path, index: Mapping[str, Stored], *, hashed: bool = False
+    ) -> None:
         self.directory = directory
         self.tensors: Mapping[str, Stored] = index
         self._files: dict[str, TensorFile] = {}
+        self._hashed = hashed
+        self._hashes: dict[str, RunningHash] = {}
+
+    def position(self, key: str, offset: Sequence[int]) -> tuple[str, int]:
+        """File and byte where the chunk with the element at `offset` of `key` begins: to read in
+        this order is to read the files from end to end."""
+        point: Box = (tuple(offset), (1,) * len(offset))
+        chunk = next(c for c in self.tensors[key].chunks if overlap(point, (c.offset, c.shape)))
+        return chunk.file, self._checked(self.tensors[key], chunk).entries[chunk.name].begin
+
+    def records(self) -> list[FileRecord]:
+        """Size and sha256 of the files that were read from; what was not read of them is read now.
+
+        Raises:
+            CheckpointError: a file cannot be read.
+        """
+        try:
+            return [self._hashes[n].finish(self.directory / n) for n in sorted(self._hashes)]
+        except OSError as err:
+            raise CheckpointError(f"{self.directory}: cannot read ({err})") from err
 
     def read(self, key: str, offset: Sequence[int], out: torch.Tensor) -> None:
         """Fill `out` with the box of `key` at `offset`, reading only the bytes of that box.
@@ -299,7 +326,8 @@ class ChunkReader:
         if file is None:
             if len(self._files) >= _OPEN_FILES:
                 self._files.pop(next(iter(self._files))).close()
-            file = self._files[chunk.file] = TensorFile(self.directory / chunk.file)
+            running = self._hashes.setdefault(chunk.file, RunningHash()) if self._hashed else None
+            file = self._files[chunk.file] = TensorFile(self.directory / chunk.file, running)
         entry = file.entries.get(chunk.name)
         if entry is None or (entry.dtype, entry.shape) != (stored.dtype, chunk.shape):
             found = f"{entry.dtype} {entry.shape}" if entry else "nothing"

@@ -13,7 +13,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,21 +55,50 @@ class FileRecord:
     sha256: str
 
 
+class RunningHash:
+    """sha256 of a file from the bytes that its readers read anyway.
+
+    What is read in the file's order is hashed as it passes; `finish` reads only what is left.
+    """
+
+    def __init__(self) -> None:
+        self._digest, self._position = hashlib.sha256(), 0
+
+    def feed(self, position: int, data: memoryview | bytes) -> None:
+        """These bytes were read at `position`; those that come too early or again are left out."""
+        if position == self._position:
+            self._digest.update(data)
+            self._position += len(data)
+
+    def finish(self, path: Path) -> FileRecord:
+        """The record of the whole file, whose remaining bytes are read now; raises OSError."""
+        buffer = memoryview(bytearray(_BLOCK))
+        with open(path, "rb", buffering=0) as file:
+            file.seek(self._position)
+            while count := file.readinto(buffer):
+                self.feed(self._position, buffer[:count])
+        return FileRecord(path.name, self._position, self._digest.hexdigest())
+
+
 class TensorFile:
     """An open safetensors file whose header was checked against the file's size.
+
+    Args:
+        running: told of all bytes that are read.
 
     Raises:
         CheckpointError: missing, truncated, overlapping, oversized or malformed; names the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, running: RunningHash | None = None) -> None:
         self.path = path
+        self._running = running
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as err:
             raise CheckpointError(f"{path}: cannot open ({err.strerror})") from err
         try:
-            self.entries, self.metadata = _read_header(path, self._fd)
+            self.entries, self.metadata = _read_header(path, self._fd, running)
         except BaseException:
             os.close(self._fd)
             raise
@@ -92,15 +122,25 @@ class TensorFile:
         entry = self.entries[name]
         return self.read_box(name, (0,) * len(entry.shape), entry.shape)
 
-    def read_box(self, name: str, offset: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    def read_box(
+        self,
+        name: str,
+        offset: Sequence[int],
+        shape: Sequence[int],
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Elements `offset` ... `offset + shape` of tensor `name`, contiguous on the CPU.
 
         Reads the bytes of the box only, up to the gaps between very short runs.
+
+        Args:
+            out: contiguous tensor of that shape and dtype to read into; None: a new one.
         """
         entry = self.entries[name]
         box = list(zip(offset, shape, entry.shape, strict=True))
         assert all(o >= 0 and s >= 0 and o + s <= full for o, s, full in box), (name, offset, shape)
-        out = torch.empty(tuple(shape), dtype=entry.dtype)
+        out = torch.empty(tuple(shape), dtype=entry.dtype) if out is None else out
+        assert (tuple(out.shape), out.dtype) == (tuple(shape), entry.dtype), name
         if out.numel() == 0:
             return out
         split = len(box)  # axes from `split` on are whole, so their bytes are one run
@@ -109,7 +149,7 @@ class TensorFile:
         tail = math.prod(entry.shape[split:]) * entry.dtype.itemsize
         run = tail * (shape[split - 1] if split else 1)
         if split > 1 and run < _SMALL_RUN and shape[split - 2] > 1:
-            return self._read_wide(name, offset, shape, split)
+            return out.copy_(self._read_wide(name, offset, shape, split))
         view = memoryview(out.view(-1).view(torch.uint8).numpy())
         for number, start in enumerate(_run_starts(entry.shape, offset, shape, split)):
             begin = entry.begin + start * entry.dtype.itemsize
@@ -136,6 +176,8 @@ class TensorFile:
             if count == 0:
                 raise CheckpointError(f"{self.path}: ends at byte {position + done}; it was cut "
                                       "short while it was read; copy it again")  # fmt: skip
+            if self._running is not None:
+                self._running.feed(position + done, view[done : done + count])
             done += count
 
 
@@ -150,16 +192,22 @@ def _run_starts(
     return starts
 
 
-def _read_header(path: Path, fd: int) -> tuple[dict[str, Entry], dict[str, str]]:
+def _read_header(
+    path: Path, fd: int, running: RunningHash | None
+) -> tuple[dict[str, Entry], dict[str, str]]:
     size = os.fstat(fd).st_size
-    length = int.from_bytes(os.pread(fd, 8, 0), "little")
+    prefix = os.pread(fd, 8, 0)
+    length = int.from_bytes(prefix, "little")
     if size < 8 or length > size - 8:
         raise CheckpointError(f"{path}: not a safetensors file, or cut short: {size} bytes, the "
                               f"header alone claims {length}")  # fmt: skip
     if length > _HEADER_LIMIT:
         raise CheckpointError(f"{path}: header of {length} bytes; at most {_HEADER_LIMIT} is sane")
+    text = os.pread(fd, length, 8)
+    if running is not None:
+        running.feed(0, prefix + text)
     try:
-        header = json.loads(os.pread(fd, length, 8), object_pairs_hook=_unique)
+        header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{path}: the safetensors header is not JSON ({err})") from None
     if not isinstance(header, dict):
@@ -209,13 +257,26 @@ def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
+def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """`tensor` in `dtype`; raises CheckpointError where fp16 cannot hold a value."""
+    if tensor.dtype == dtype:
+        return tensor
+    out = tensor.to(dtype)
+    if dtype == torch.float16 and not torch.equal(torch.isfinite(out), torch.isfinite(tensor)):
+        raise CheckpointError(f"{name}: has values beyond fp16's range; use bf16 or fp32")
+    return out
+
+
 class TensorFileWriter:
-    """Writes one safetensors file tensor by tensor; memory use is one tensor on the CPU.
+    """Writes one safetensors file tensor by tensor.
+
+    A thread hashes and writes a tensor while the caller makes the next, so that two are in memory.
 
     Args:
         path: file to create; it must not exist.
         tensors: (name, dtype, shape) in the order in which they will be written.
         metadata: the header's string-to-string table.
+        hashed: compute the file's sha256.
 
     Raises:
         CheckpointError: the file exists, or the disk refuses (full, read-only, quota).
@@ -226,6 +287,8 @@ class TensorFileWriter:
         path: Path,
         tensors: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
         metadata: dict[str, str] | None = None,
+        *,
+        hashed: bool = True,
     ) -> None:
         self.path = path
         self._waiting = list(reversed(tensors))
@@ -239,50 +302,74 @@ class TensorFileWriter:
             position = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # tensor data begins at a multiple of 8
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashed else None
         self._size = 0
         try:
             self._file = open(path, "xb", buffering=0)
         except OSError as err:
             raise CheckpointError(f"{path}: cannot create ({err.strerror})") from err
-        self._put(memoryview(len(text).to_bytes(8, "little") + text))
+        self._thread = ThreadPoolExecutor(1, "tensor-writer")
+        self._job: Future[None] = self._thread.submit(
+            self._put, iter([memoryview(len(text).to_bytes(8, "little") + text)])
+        )
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Append `tensor`, which must be the next one announced, on any device."""
+        """Append `tensor`, the next one announced, on any device, cast to the announced dtype.
+
+        It must not change before the next call.
+
+        Raises:
+            CheckpointError: the disk refuses, or fp16 cannot hold a value, of this tensor or of
+                the former.
+        """
         expected, dtype, shape = self._waiting.pop()
-        found = (name, tensor.dtype, tuple(tensor.shape))
-        assert found == (expected, dtype, tuple(shape)), f"{found}, announced {expected, shape}"
+        assert (name, tuple(tensor.shape)) == (expected, tuple(shape)), f"announced {expected}"
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        if flat.numel():
-            self._put(memoryview(flat.view(torch.uint8).numpy()))
+        self._job.result()
+        self._job = self._thread.submit(self._put, _blocks(name, flat, dtype))
 
     def finish(self) -> FileRecord:
-        """Flush to the disk and close; every announced tensor must have been written."""
+        """Flush to the disk and close; every announced tensor must have been written.
+
+        The record's sha256 is empty if none was asked for.
+        """
         assert not self._waiting, f"{self.path}: {self._waiting[-1][0]} was not written"
+        self._job.result()
+        self._thread.shutdown()
         try:
             os.fsync(self._file.fileno())
             self._file.close()
         except OSError as err:
             raise self._refused(err) from err
-        return FileRecord(self.path.name, self._size, self._hash.hexdigest())
+        return FileRecord(self.path.name, self._size, self._hash.hexdigest() if self._hash else "")
 
     def abort(self) -> None:
         """Close without finishing; the caller removes the directory."""
+        self._thread.shutdown(cancel_futures=True)
         self._file.close()
 
-    def _put(self, data: memoryview) -> None:
-        for start in range(0, len(data), _BLOCK):
-            block = data[start : start + _BLOCK]
-            self._hash.update(block)
+    def _put(self, blocks: Iterator[memoryview]) -> None:
+        for block in blocks:
+            if self._hash is not None:
+                self._hash.update(block)
             done = 0
-            while done < len(block):
-                try:
+            try:
+                while done < len(block):
                     done += self._file.write(block[done:])
-                except OSError as err:
-                    self._file.close()
-                    raise self._refused(err) from err
-            self._size += len(block)
+                # Of pages that are not on the disk yet this only starts the writing, so that the
+                # disk works all the time and the flush at the end has little left to do.
+                os.posix_fadvise(self._file.fileno(), self._size, done, os.POSIX_FADV_DONTNEED)
+            except OSError as err:
+                raise self._refused(err) from err
+            self._size += done
 
     def _refused(self, err: OSError) -> CheckpointError:
         return CheckpointError(f"{self.path}: cannot write after {self._size} bytes "
                                f"({err.strerror}); free space or choose another disk")  # fmt: skip
+
+
+def _blocks(name: str, flat: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
+    """The bytes of a one-dimensional tensor, cast to `dtype`, a block at a time."""
+    for start in range(0, flat.numel(), _BLOCK // 8):
+        block = cast(flat[start : start + _BLOCK // 8], dtype, name)
+        yield memoryview(block.view(torch.uint8).numpy())

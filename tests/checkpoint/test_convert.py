@@ -1,6 +1,7 @@
 """Hugging Face -> Megatron-Core -> Hugging Face is bit-exact, and nothing is ever half done."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -9,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mindspeed_llm.checkpoint import convert
+from mindspeed_llm.checkpoint import convert, directory, tensor_file
 from mindspeed_llm.checkpoint.convert import hf_to_mcore, mcore_to_hf
 from mindspeed_llm.checkpoint.directory import MANIFEST, TRACKER, find_checkpoint
 from mindspeed_llm.config.parallel import ParallelConfig
@@ -115,19 +116,57 @@ def test_large_checkpoints_are_cut_into_files(tmp_path, llama, monkeypatch):
     assert_same_bytes(weights(llama), weights(tmp_path / "back"))
 
 
-def test_each_tensor_is_read_once_and_one_is_held(tmp_path, llama, monkeypatch):
-    from mindspeed_llm.checkpoint.tensor_file import TensorFile
+@pytest.mark.parametrize("direction", ["to mcore", "to hf"])
+def test_every_byte_of_the_weights_is_read_once(tmp_path, llama, monkeypatch, direction):
+    """Counted at the system calls, hashing included."""
+    source = llama
+    if direction == "to hf":
+        source = hf_to_mcore(llama, tmp_path / "mcore").path
+    files = {str(p): p.stat().st_size for p in source.glob("*.safetensors")}
+    read = dict.fromkeys(files, 0)
+    preadv, original = os.preadv, open
 
-    read = []
-    original = TensorFile.read_box
+    def counted(fd, buffers, offset):
+        count = preadv(fd, buffers, offset)
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if path in read:
+            read[path] += count
+        return count
 
-    def counted(self, name, *box):
-        read.append(name)
-        return original(self, name, *box)
+    def opened(path, mode="r", *args, **kwargs):
+        file = original(path, mode, *args, **kwargs)
+        return Counting(file, read) if str(path) in read else file
 
-    monkeypatch.setattr(TensorFile, "read_box", counted)
-    hf_to_mcore(llama, tmp_path / "mcore")
-    assert sorted(read) == sorted(weights(llama))
+    monkeypatch.setattr(os, "preadv", counted)
+    monkeypatch.setattr(tensor_file, "open", opened, raising=False)
+    monkeypatch.setattr(directory, "open", opened, raising=False)
+    if direction == "to hf":
+        mcore_to_hf(tmp_path / "mcore", tmp_path / "back")
+    else:
+        hf_to_mcore(llama, tmp_path / "mcore")
+    tensors = sum(t.nbytes for t in weights(source).values())
+    assert sum(read.values()) == tensors
+
+
+class Counting:
+    """A binary file that counts what is read from it."""
+
+    def __init__(self, file, read):
+        self.file, self.read = file, read
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def seek(self, position):
+        self.file.seek(position)
+
+    def readinto(self, buffer):
+        count = self.file.readinto(buffer)
+        self.read[str(self.file.name)] += count
+        return count
 
 
 def test_casting_changes_weights_and_config(tmp_path, llama):
@@ -252,7 +291,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path, llama, monkeypatch, dire
             raise CheckpointError("disk full")
         return tensor
 
-    monkeypatch.setattr(convert, "cast", fail)
+    monkeypatch.setattr(tensor_file, "cast", fail)
     with pytest.raises(CheckpointError, match="disk full"):
         if direction == "to hf":
             mcore_to_hf(tmp_path / "mcore", tmp_path / "back")
