@@ -42,9 +42,9 @@ choose_device() {
     echo "device: $DEVICE, $PRECISION" >&2
 }
 
-# launch PROGRAM FLAG...: TP x PP processes (or NPROC) on each of NNODES machines.
+# launch PROGRAM FLAG...: TP x PP x CP processes (or NPROC) on each of NNODES machines.
 launch() {
-    local processes=${NPROC:-$((${TP:-1} * ${PP:-1} / NNODES))} meet=(--standalone)
+    local processes=${NPROC:-$((${TP:-1} * ${PP:-1} * ${CP:-1} / NNODES))} meet=(--standalone)
     if ((NNODES > 1)); then
         meet=(--node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
     fi

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mindspeed_llm.config.flags import setting
+from mindspeed_llm.config.flags import flag_of, setting
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import ConfigError
 
@@ -16,28 +16,46 @@ class ParallelConfig:
     tensor_model_parallel_size: int = setting(1, help="tensor-parallel ranks (TP)")
     pipeline_model_parallel_size: int = setting(1, help="pipeline stages (PP)")
     sequence_parallel: bool = setting(False, help="shard activations between TP regions (SP)")
+    context_parallel_size: int = setting(1, help="ranks that share the tokens of each row (CP)")
+    cp_comm_type: str | None = setting(
+        None,
+        choices=("all_gather",),
+        help="how CP ranks exchange keys and values: always by all-gather",
+    )
+    context_parallel_algo: str | None = setting(
+        None, choices=("kvallgather_cp_algo",), help="MindSpeed's name for the same"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
+        for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size",
+                     "context_parallel_size"):  # fmt: skip
             if getattr(self, name) < 1:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag} is {getattr(self, name)}; expected 1 or more")
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise ConfigError("--sequence-parallel needs --tensor-model-parallel-size 2 or more")
+        for name in ("cp_comm_type", "context_parallel_algo"):
+            if getattr(self, name) is not None and self.context_parallel_size == 1:
+                raise ConfigError(
+                    f"{flag_of(name)} has no effect without --context-parallel-size 2 or more; "
+                    "drop it"
+                )
 
     def data_parallel_size(self, world_size: int) -> int:
         """Data-parallel ranks in `world_size` processes.
 
         Raises:
-            ConfigError: the world is not a multiple of TP x PP.
+            ConfigError: the world is not a multiple of TP x PP x CP.
         """
         tp, pp = self.tensor_model_parallel_size, self.pipeline_model_parallel_size
-        if world_size % (tp * pp):
+        cp = self.context_parallel_size
+        size, cut = tp * pp * cp, f" x CP {cp}" if cp > 1 else ""
+        if world_size % size:
             raise ConfigError(
-                f"{world_size} processes do not divide into TP {tp} x PP {pp} = {tp * pp}; "
-                f"start a multiple of {tp * pp} processes or change the layout"
+                f"{world_size} processes do not divide into TP {tp} x PP {pp}{cut} = {size}; "
+                f"start a multiple of {size} processes or change the layout"
             )
-        return world_size // (tp * pp)
+        return world_size // size
 
     def check_model(self, model: ModelConfig) -> None:
         """Raise ConfigError unless `model` can be cut this way; names the flag and both numbers."""
@@ -57,6 +75,12 @@ class ParallelConfig:
                 f"--pipeline-model-parallel-size {pp} does not divide the model's "
                 f"{model.num_layers} layers; use one of {_divisors(model.num_layers, 16)}"
             )
+
+    @property
+    def length_multiple(self) -> int:
+        """Every row must have a multiple of this many tokens: CP and SP cut it."""
+        shards = self.tensor_model_parallel_size if self.sequence_parallel else 1
+        return self.context_parallel_size * shards
 
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Smallest multiple of TP that holds `vocab_size`; the extra rows never get probability."""

@@ -111,11 +111,17 @@ class Settings:
     tuning: TuningSettings = TuningSettings()
 
     def __post_init__(self) -> None:
-        tp = self.parallel.tensor_model_parallel_size
-        if self.parallel.sequence_parallel and self.train.seq_length % tp:
+        length, parallel = self.train.seq_length, self.parallel
+        if length % parallel.length_multiple:
+            cuts = {
+                f"--context-parallel-size {parallel.context_parallel_size}":
+                    parallel.context_parallel_size > 1,
+                f"--sequence-parallel at --tensor-model-parallel-size "
+                f"{parallel.tensor_model_parallel_size}": parallel.sequence_parallel,
+            }  # fmt: skip
             raise ConfigError(
-                f"--seq-length {self.train.seq_length} is not a multiple of "
-                f"--tensor-model-parallel-size {tp}, which --sequence-parallel needs"
+                f"--seq-length {length} is not a multiple of {parallel.length_multiple}, into "
+                f"which {' and '.join(cut for cut, made in cuts.items() if made)} cut it"
             )
 
     @property
@@ -127,9 +133,9 @@ class Settings:
 
     @property
     def length_multiple(self) -> int:
-        """Padded row lengths are multiples of this (sequence parallelism cuts them by TP)."""
-        tp = self.parallel.tensor_model_parallel_size if self.parallel.sequence_parallel else 1
-        return math.lcm(self.data.pad_to_multiple_of if self.data.variable_seq_lengths else 1, tp)
+        """Padded row lengths are multiples of this (CP and SP cut them)."""
+        asked = self.data.pad_to_multiple_of if self.data.variable_seq_lengths else 1
+        return math.lcm(asked, self.parallel.length_multiple)
 
 
 ALWAYS: dict[str, str] = {
@@ -160,7 +166,6 @@ REFUSED: dict[str, str] = {
     "--num-workers": "rows are read from memory-mapped files in the training process; drop it",
     "--lr-decay-samples": "schedules count iterations; use --lr-decay-iters",
     "--train-samples": "give --train-iters or --epochs",
-    "--context-parallel-size": "context parallelism is not supported yet; drop it",
     "--num-layers-per-virtual-pipeline-stage": "interleaved pipelines are not supported yet",
     "--transformer-impl": "layers are always the local ones; Transformer Engine is not used",
     "--overlap-grad-reduce": "communication is not overlapped yet; drop it",

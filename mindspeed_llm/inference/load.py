@@ -67,6 +67,11 @@ def read_parts(
             "--sequence-parallel cannot be honoured here: a single new token cannot be split over "
             "its sequence; drop it"
         )
+    if parallel.context_parallel_size > 1:
+        raise ConfigError(
+            "--context-parallel-size cannot be honoured here: a single new token cannot be split "
+            "over ranks; use --tensor-model-parallel-size or --pipeline-model-parallel-size"
+        )
     locate(load, settings.lora_load)
     directory = model_directory(load)
     model = read_model(directory)

@@ -7,7 +7,7 @@ import contextlib
 from typing import Any
 
 import torch
-from megatron.core import tensor_parallel
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.inference.contexts import BaseInferenceContext
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
@@ -22,6 +22,13 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from mindspeed_llm.config.model import ModelConfig, RopeConfig
 from mindspeed_llm.kernels.attention import attention, packed_attention
+from mindspeed_llm.kernels.context_parallel import (
+    Share,
+    gathered_order,
+    local_positions,
+    share_attention,
+    shares,
+)
 from mindspeed_llm.kernels.rotary import (
     angles,
     inverse_frequencies,
@@ -97,7 +104,10 @@ class RotaryTables(RotaryEmbedding):
         return super()._apply(fn, recurse)
 
     def forward(self, max_seq_len: int, offset: int = 0, **groups: Any) -> torch.Tensor:
-        """Angles of positions 0 .. max_seq_len - 1, every table side by side; the longest stays."""
+        """Angles of positions 0 .. max_seq_len - 1, every table side by side; the longest stays.
+
+        With context parallelism, too: attention takes the positions that its rank has.
+        """
         assert offset == 0, "positions start at 0"
         rows, long = self.inv_freq, self._short is not None and max_seq_len > self._short
         if self._short is not None:
@@ -127,7 +137,6 @@ class CoreAttention(MegatronModule):
     ) -> None:
         super().__init__(config=config)
         assert attention_type == "self" and attn_mask_type is AttnMaskType.causal
-        assert config.context_parallel_size == 1, "context parallelism needs another attention"
         model = config.decoder
         sliding = model.is_sliding(layer_number - 1)
         self.window = model.sliding_window if sliding else None
@@ -156,6 +165,10 @@ class CoreAttention(MegatronModule):
         With `packed_seq_params` (format thd) it is [t, n, d], [t, g, d] twice -> [t, n * d], and
         no sequence sees another.
 
+        With context parallelism these are the tokens of this rank's `Share`, and the boundaries
+        of packed sequences those of the whole row. Keys and values of all ranks are gathered, and
+        their gradients are reduce-scattered.
+
         Raises:
             ValueError: an attention bias, or packed sequences of another format, with a mask
                 besides, or with keys cut at other places than queries.
@@ -170,12 +183,45 @@ class CoreAttention(MegatronModule):
         how = {"scale": self.scale, "window": self.window, "softcap": self.softcap,
                "dropout": dropout}  # fmt: skip
         with fork():
+            if self.config.context_parallel_size > 1:
+                return _over_ranks(query, key, value, attention_mask, packed_seq_params, how)
             if packed_seq_params is None:
                 return attention(query, key, value, hidden=attention_mask, **how)
             if attention_mask is not None:
                 raise ValueError("packed sequences take no attention mask besides")
             bounds = _boundaries(packed_seq_params)
             return packed_attention(query, key, value, cu_seqlens=bounds, **how)
+
+
+def _over_ranks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    packed: PackedSeqParams | None,
+    how: dict[str, Any],
+) -> torch.Tensor:
+    """Attention of a context-parallel rank, shapes as in `CoreAttention.forward`."""
+    if mask is not None:
+        raise ValueError("context parallelism takes no attention mask")
+    share = _own_share(len(query), packed)
+    if packed is not None:
+        query, key, value = (part.unsqueeze(1) for part in (query, key, value))
+    group = parallel_state.get_context_parallel_group()
+    both = tensor_parallel.gather_from_sequence_parallel_region(
+        torch.cat((key, value), dim=-1), group=group
+    )
+    order = gathered_order(share.bounds, group.size(), both.device)
+    key, value = both.index_select(0, order).split((key.shape[-1], value.shape[-1]), dim=-1)
+    out = share_attention(attention, query, key, value, share=share, **how)
+    return out if packed is None else out.squeeze(1)
+
+
+def _own_share(tokens: int, packed: PackedSeqParams | None) -> Share:
+    """What this context-parallel rank holds, when it has `tokens` tokens of each row."""
+    ranks = parallel_state.get_context_parallel_world_size()
+    bounds = (0, tokens * ranks) if packed is None else tuple(_boundaries(packed))
+    return shares(bounds, ranks)[parallel_state.get_context_parallel_rank()]
 
 
 def _boundaries(packed: PackedSeqParams) -> list[int]:
@@ -199,7 +245,13 @@ def _boundaries(packed: PackedSeqParams) -> list[int]:
 
 class DecoderSelfAttention(SelfAttention):
     """megatron-core's self-attention with this layer's rotary table, and a KV cache that holds keys
-    already turned, so that a decoding step costs one token and not the whole prefix."""
+    already turned, so that a decoding step costs one token and not the whole prefix.
+
+    With context parallelism it turns queries and keys itself: megatron-core would want every packed
+    sequence padded to a multiple of twice the ranks.
+    """
+
+    _table: torch.Tensor | None = None
 
     def forward(
         self,
@@ -214,6 +266,13 @@ class DecoderSelfAttention(SelfAttention):
         if rotary_pos_emb is not None and model.rope_local is not None:
             half = 1 if model.is_sliding(self.layer_number - 1) else 0
             rotary_pos_emb = rotary_pos_emb.chunk(2, dim=-1)[half]
+        if rotary_pos_emb is not None and self.config.context_parallel_size > 1:
+            tokens = len(hidden_states)
+            if self.config.sequence_parallel:
+                tokens *= self.config.tensor_model_parallel_size
+            share = _own_share(tokens, options.get("packed_seq_params"))
+            where = local_positions(share, rotary_pos_emb.device)
+            self._table, rotary_pos_emb = rotary_pos_emb.index_select(0, where), None
         return super().forward(
             hidden_states, attention_mask, *args, rotary_pos_emb=rotary_pos_emb, **options
         )
@@ -231,7 +290,10 @@ class DecoderSelfAttention(SelfAttention):
                 [model.turning_dim, model.head_dim - model.turning_dim], dim=-1
             )
             query = torch.cat((turning * model.rope.amplitude**2, still), dim=-1)
-        return query, *rest
+        if self._table is None:
+            return query, *rest
+        (key, value), table, self._table = rest, self._table, None
+        return rotate(query, table), rotate(key, table), value
 
     def _adjust_key_value_for_inference(
         self,

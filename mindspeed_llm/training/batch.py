@@ -18,6 +18,7 @@ import torch
 from mindspeed_llm.data.collate import collate
 from mindspeed_llm.data.packing import positions
 from mindspeed_llm.data.render import IGNORE
+from mindspeed_llm.kernels.context_parallel import shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,9 @@ class MicroBatch:
     Packed rows lie one behind the other in [1, rows * length]. `cu_seqlens`, int32 and always on
     the CPU (reading it must not wait for the device), says where their sequences begin, and the
     length; positions start again in each.
+
+    A context-parallel rank has its `share` of the tokens and of `supervised`; `cu_seqlens` and
+    `length`, the tokens of each row (of all packed rows together), are those of the whole.
     """
 
     tokens: torch.Tensor
@@ -79,7 +83,28 @@ class MicroBatch:
     positions: torch.Tensor
     real_tokens: int
     supervised: int
+    length: int
     cu_seqlens: torch.Tensor | None = None
+
+    def share(self, rank: int, ranks: int) -> MicroBatch:
+        """What context-parallel rank `rank` of `ranks` has; `length` is a multiple of `ranks`.
+
+        Targets were shifted before, so none is lost where a rank's tokens end. The first rank
+        counts the real tokens of all.
+        """
+        if ranks == 1:
+            return self
+        bounds = (0, self.length) if self.cu_seqlens is None else self.cu_seqlens.tolist()
+        held = shares(tuple(bounds), ranks)[rank].tokens()
+        targets = self.targets[:, held]
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens[:, held],
+            targets=targets,
+            positions=self.positions[:, held],
+            real_tokens=self.real_tokens if rank == 0 else 0,
+            supervised=int((targets != IGNORE).sum()),
+        )
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same batch on `device`."""
@@ -120,6 +145,7 @@ def stack(rows: Sequence[Row], *, pad_id: int, length: int | None, multiple: int
         positions=where,
         real_tokens=sum(row.real for row in rows),
         supervised=int((targets != IGNORE).sum()),
+        length=tokens.shape[1],
         cu_seqlens=bounds,
     )
 

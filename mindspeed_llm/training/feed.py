@@ -27,7 +27,8 @@ class Batching:
     """How rows become micro-batches on this rank.
 
     `length` is the padded length of all, or None for the longest of each micro-batch, rounded up
-    to a multiple of `multiple`; `pad_id` is any token of the vocabulary.
+    to a multiple of `multiple`; `pad_id` is any token of the vocabulary. Of `cp_size`
+    context-parallel ranks each has its share of the tokens of every micro-batch.
     """
 
     batch_size: int
@@ -37,6 +38,8 @@ class Batching:
     length: int | None
     multiple: int
     pad_id: int
+    cp_rank: int = 0
+    cp_size: int = 1
 
 
 class Feed:
@@ -66,7 +69,8 @@ class Feed:
         end = min(end, len(self._samples)) if once else end
         numbers = [self._row_at(position) for position in range(consumed, end)]
         rows = [Row.shifted(self._samples[number]) for number in numbers]
-        return [
+        whole = [
             stack(group, pad_id=how.pad_id, length=how.length, multiple=how.multiple)
             for group in deal(rows, how.micro_batch_size, how.dp_rank, how.dp_size)
         ]
+        return [batch.share(how.cp_rank, how.cp_size) for batch in whole]

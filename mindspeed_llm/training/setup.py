@@ -110,6 +110,7 @@ def start_groups(settings: Settings) -> None:
     parallel_state.initialize_model_parallel(
         parallel.tensor_model_parallel_size,
         parallel.pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
         distributed_timeout_minutes=settings.runtime.distributed_timeout_minutes,
     )
     # As in Megatron: stages differ, tensor-parallel ranks share the default generator and have
@@ -181,6 +182,8 @@ def _feeds(
         micro_batch_size=settings.train.micro_batch_size,
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_size=parallel_state.get_data_parallel_world_size(),
+        cp_rank=parallel_state.get_context_parallel_rank(),
+        cp_size=parallel_state.get_context_parallel_world_size(),
         length=None if data.variable_seq_lengths else settings.train.seq_length,
         multiple=settings.length_multiple,
         pad_id=inputs.model.pad_token_id or 0,

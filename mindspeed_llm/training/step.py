@@ -85,14 +85,13 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
 
         return output, loss
 
-    rows, length = micro_batches[0].tokens.shape
     losses = get_forward_backward_func()(
         forward_step_func=forward,
         data_iterator=iter(micro_batches),
         model=replica.model,
         num_microbatches=len(micro_batches),
-        seq_length=length,
-        micro_batch_size=rows,
+        seq_length=micro_batches[0].length,
+        micro_batch_size=len(micro_batches[0].tokens),
         forward_only=forward_only,
     )
     return _sum_over_ranks(losses, micro_batches, replica.device)

@@ -37,6 +37,30 @@ def test_impossible_layouts_are_refused(tp, pp, sp, message):
         layout(tp, pp, sp)
 
 
+def test_context_parallel_ranks():
+    config = ParallelConfig(tensor_model_parallel_size=2, context_parallel_size=4)
+    assert config.data_parallel_size(16) == 2 and config.length_multiple == 4
+    with pytest.raises(ConfigError, match="12 processes do not divide into TP 2 x PP 1 x CP 4 = 8"):
+        config.data_parallel_size(12)
+    both = ParallelConfig(tensor_model_parallel_size=2, context_parallel_size=4,
+                          sequence_parallel=True)  # fmt: skip
+    assert both.length_multiple == 8
+    with pytest.raises(ConfigError, match="--context-parallel-size is 0"):
+        ParallelConfig(context_parallel_size=0)
+
+
+def test_names_of_the_one_exchange_of_keys():
+    argv = ["--context-parallel-size", "2", "--cp-comm-type", "all_gather",
+            "--context-parallel-algo", "kvallgather_cp_algo"]  # fmt: skip
+    (config,) = parse(argv, ParallelConfig, prog="test")
+    assert config.context_parallel_size == 2
+    for flag, name in (("--cp-comm-type", "p2p"), ("--context-parallel-algo", "ulysses_cp_algo")):
+        with pytest.raises(ConfigError, match=f"{flag}.*{name}"):
+            parse([*argv, flag, name], ParallelConfig, prog="test")
+    with pytest.raises(ConfigError, match="--cp-comm-type has no effect without --context-par"):
+        ParallelConfig(cp_comm_type="all_gather")
+
+
 def test_data_parallel_size():
     assert layout(2, 3).data_parallel_size(24) == 4
     with pytest.raises(ConfigError, match="8 processes do not divide into TP 2 x PP 3 = 6"):

@@ -70,8 +70,17 @@ def test_sequence_parallel_rounds_lengths_to_tensor_parallel_ranks():
     free = TrainDataConfig(data_path=("x",), variable_seq_lengths=True, pad_to_multiple_of=6)
     assert settings(parallel=parallel, data=free).length_multiple == 12
     assert settings(data=free).length_multiple == 6
-    with pytest.raises(ConfigError, match="--seq-length 30 is not a multiple"):
+    with pytest.raises(ConfigError, match="--seq-length 30 is not a multiple of 4, into which "
+                       "--sequence-parallel at --tensor-model-parallel-size 4 cut it"):  # fmt: skip
         settings(parallel=parallel, train=config.TrainConfig(seq_length=30, train_iters=1))
+
+
+def test_context_parallel_rounds_lengths():
+    parallel = ParallelConfig(context_parallel_size=3)
+    assert settings(parallel=parallel, train=config.TrainConfig(seq_length=6, train_iters=1))
+    with pytest.raises(ConfigError, match="--seq-length 8 is not a multiple of 3, into which "
+                       "--context-parallel-size 3 cut it"):  # fmt: skip
+        settings(parallel=parallel, train=config.TrainConfig(seq_length=8, train_iters=1))
 
 
 def test_log_directory_follows_save(tmp_path):

@@ -98,6 +98,8 @@ def test_layouts_that_cannot_be(tiny_chat_dir: Path) -> None:
     split = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True)
     with pytest.raises(ConfigError, match="--sequence-parallel"):
         _parts(tiny_chat_dir, split)
+    with pytest.raises(ConfigError, match="--context-parallel-size cannot be honoured here"):
+        _parts(tiny_chat_dir, ParallelConfig(context_parallel_size=2))
 
 
 def test_a_missing_checkpoint(tmp_path: Path) -> None:

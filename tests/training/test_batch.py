@@ -114,3 +114,29 @@ def test_a_remainder_of_packed_rows_counts_nothing():
     assert [batch.supervised for batch in batches] == [14, 7]
     assert [batch.real_tokens for batch in batches] == [14, 7]
     assert batches[1].cu_seqlens.tolist() == [0, 5, 9, 10, 15, 19, 20]
+
+
+def test_context_parallel_ranks_share_a_packed_row():
+    """Labels were shifted before: the target of a rank's last token is on another rank."""
+    batch = stack([Row.shifted(packed(8, 3, 1, capacity=12))], pad_id=0, length=12, multiple=1)
+    first, second = (batch.share(rank, 2) for rank in range(2))
+    # 8 tokens in chunks of 2, zigzag; the 4 that are left follow each other.
+    assert first.positions.tolist() == [[0, 1, 6, 7, 0, 1]]
+    assert second.positions.tolist() == [[2, 3, 4, 5, 2, 0]]
+    assert first.tokens.tolist() == [[1, 2, 7, 8, 9, 10]]
+    assert first.targets.tolist() == [[2, 3, 8, IGNORE, 10, 11]]
+    assert second.targets.tolist() == [[4, 5, 6, 7, IGNORE, IGNORE]]
+    assert first.supervised + second.supervised == batch.supervised == 9
+    assert [part.real_tokens for part in (first, second)] == [batch.real_tokens, 0]
+    assert first.length == second.length == batch.length == 12
+    assert first.cu_seqlens is batch.cu_seqlens
+
+
+def test_context_parallel_ranks_share_every_row():
+    rows = [Row(torch.arange(10 * n, 10 * n + 8), torch.arange(8), 8) for n in range(2)]
+    batch = stack(rows, pad_id=0, length=8, multiple=1)
+    parts = [batch.share(rank, 4) for rank in range(4)]
+    assert [part.tokens.tolist() for part in parts] == [
+        [[a, b], [10 + a, 10 + b]] for a, b in ((0, 7), (1, 6), (2, 5), (3, 4))
+    ]
+    assert batch.share(0, 1) is batch
