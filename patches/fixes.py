@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -142,6 +143,34 @@ def checkpoint_without_fp8(original: Callable[..., None]) -> Callable[..., None]
         self.fp8 = fp8 is not None and fp8 is not False
 
     return init
+
+
+def gating_without_transformer_engine(original: Callable[..., Any]) -> Callable[..., Any]:
+    """router_gating_linear as torch has it, where the original needs Transformer Engine."""
+    if hasattr(sys.modules[original.__module__], "te_general_gemm"):
+        return original
+
+    @functools.wraps(original)
+    def gate(inp: torch.Tensor, weight: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        given = inspect.signature(original).bind(inp, weight, *rest, **named).arguments
+        dtype, bias = given["router_dtype"], given.get("bias")
+        bias = None if bias is None else bias.to(dtype)
+        return torch.nn.functional.linear(inp.to(dtype), weight.to(dtype), bias)
+
+    return gate
+
+
+def counts_on_any_device(original: Callable[..., Any]) -> Callable[..., Any]:
+    """maybe_move_tensor_to_cpu that asks where a tensor is only to be quicker on a GPU."""
+
+    @functools.wraps(original)
+    def move(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        if not torch.is_tensor(tensor) or tensor.is_cuda:
+            return original(tensor, as_numpy, record_stream)
+        here = tensor.cpu()
+        return here.numpy() if as_numpy else here
+
+    return move
 
 
 def keep_outputs(original: Callable[..., Any]) -> Callable[..., Any]:

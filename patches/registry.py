@@ -203,6 +203,27 @@ _DEFECTS = (
         needs=("fp8",),
     ),
     Patch(
+        target="megatron.core.transformer.moe.moe_utils:router_gating_linear",
+        adapter=f"{_FIXES}:gating_without_transformer_engine",
+        kind="wrap",
+        why="Asks whether te_general_gemm is None, a name that only exists with Transformer "
+        "Engine: every router is a NameError without it.",
+        upstream="none reported: transformer/moe/moe_utils.py",
+        remove_when="moe_utils defines te_general_gemm without Transformer Engine",
+        needs=("inp", "weight", "router_dtype"),
+    ),
+    Patch(
+        target="megatron.core.transformer.moe.moe_utils:maybe_move_tensor_to_cpu",
+        adapter=f"{_FIXES}:counts_on_any_device",
+        kind="wrap",
+        why="Makes numbers of tokens lists of integers for all_to_all only where they lie on a "
+        "GPU: with expert parallelism a TypeError elsewhere.",
+        upstream=_ASSUMES_CUDA,
+        remove_when=_CPU_SUPPORT,
+        devices=("cpu", "npu"),
+        needs=("tensor", "as_numpy", "record_stream"),
+    ),
+    Patch(
         target=_SCHEDULE,
         adapter=f"{_FIXES}:keep_outputs",
         kind="wrap",

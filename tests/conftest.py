@@ -98,6 +98,10 @@ _TINY = {  # family -> transformers' config class and what makes its peculiariti
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}),
+    "qwen3_moe": ("Qwen3MoeConfig", {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}),
+    "mixtral": ("MixtralConfig", {
+        "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}),
 }  # fmt: skip
 
 

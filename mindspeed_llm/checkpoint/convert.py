@@ -32,6 +32,7 @@ from mindspeed_llm.checkpoint.hf_source import (
     HFWeights,
     global_name,
     global_shape,
+    planned_of,
 )
 from mindspeed_llm.checkpoint.progress import ByteProgress
 from mindspeed_llm.checkpoint.store import (
@@ -102,17 +103,8 @@ def hf_to_mcore(
     weights.check_tied_head()
     rules = {}
     for rule in weights.rules:
-        key, layer = global_name(rule.mcore)
-        shape = mcore_shape(rule, weights.model)
-        planned = Planned(
-            key,
-            "model",
-            global_shape(rule, weights.model),
-            dtype or weights.dtype_of(key),
-            (*(() if layer is None else (layer,)), *(0,) * len(shape)),
-            (*(() if layer is None else (1,)), *shape),
-        )
-        rules[planned] = rule
+        kind = dtype or weights.dtype_of(global_name(rule)[0])
+        rules[planned_of(rule, weights.model, kind)] = rule
 
     def fetch(planned: Planned) -> torch.Tensor:
         return weights.compose(rules[planned]).reshape(planned.shape)
@@ -132,6 +124,7 @@ def hf_to_mcore(
                 "processes": 1,
                 "tensor_parallel": parallel.tensor_model_parallel_size,
                 "pipeline_parallel": parallel.pipeline_model_parallel_size,
+                "expert_parallel": parallel.expert_model_parallel_size,
             },
         }
         common = {"about": about, "state": {}, "optimizer": {}, "objects": {}, "rng": []}
@@ -211,9 +204,7 @@ def mcore_to_hf(
         records = copy_assets(checkpoint.hf_dir, staging, tokenizer)
         tensors, nbytes = write_hf_weights(staging, reader, rules, model, dtype, shard_bytes)
         checkpoint.compare(reader.records())  # hashed as they were read: before it gets its name
-        written = (
-            {dtype} if dtype else {reader.tensors[global_name(r.mcore)[0]].dtype for r in rules}
-        )
+        written = {dtype} if dtype else {reader.tensors[global_name(r)[0]].dtype for r in rules}
         if len(written) == 1 and set_dtype(staging / CONFIG, *written):
             _log.info("config.json now says %s", *written)
         assert any(record.name == CONFIG for record in records)
@@ -233,7 +224,7 @@ def mcore_to_hf(
 def _check_stored(
     checkpoint: CheckpointDir, reader: ChunkReader, rules: list[NameRule], model: ModelConfig
 ) -> None:
-    wanted = {global_name(rule.mcore)[0]: rule for rule in rules}
+    wanted = {global_name(rule)[0]: rule for rule in rules}
     stored = {key for key, tensor in reader.tensors.items() if tensor.section == "model"}
     problems = [f"missing: {key}" for key in sorted(wanted.keys() - stored)]
     problems += [f"unknown: {key}" for key in sorted(stored - wanted.keys())]
@@ -249,8 +240,7 @@ def _check_stored(
 
 def _in_file_order(reader: ChunkReader, rules: list[NameRule]) -> list[NameRule]:
     def position(rule: NameRule) -> tuple[str, int]:
-        key, layer = global_name(rule.mcore)
-        lead = () if layer is None else (layer,)
+        key, lead = global_name(rule)
         inner = (0,) * (len(reader.tensors[key].shape) - len(lead))
         return reader.position(key, (*lead, *inner))
 
@@ -295,7 +285,7 @@ def write_hf_weights(
     """Write the weight files and their index; tensors and bytes written."""
 
     def entries(rule: NameRule) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        kind = dtype or reader.tensors[global_name(rule.mcore)[0]].dtype
+        kind = dtype or reader.tensors[global_name(rule)[0]].dtype
         shapes = hf_shapes(rule, model, mcore_shape(rule, model))
         return [(name, kind, tuple(s)) for name, s in zip(rule.hf, shapes, strict=True)]
 
@@ -344,12 +334,10 @@ def _shards(
 
 def _whole(reader: TensorSource, rule: NameRule, model: ModelConfig) -> torch.Tensor:
     """The whole, unpadded megatron-core tensor of `rule`, from however many chunks."""
-    key, layer = global_name(rule.mcore)
-    shape = mcore_shape(rule, model)
-    leading = () if layer is None else (layer,)
-    out = torch.empty((*(1 for _ in leading), *shape), dtype=reader.tensors[key].dtype)
-    reader.read(key, (*leading, *(0 for _ in shape)), out)
-    return out.reshape(shape)
+    box = planned_of(rule, model, reader.tensors[global_name(rule)[0]].dtype)
+    out = torch.empty(box.shape, dtype=box.dtype)
+    reader.read(box.key, box.offset, out)
+    return out.reshape(mcore_shape(rule, model))
 
 
 def put_in_place(staging: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ before the first is read. It writes nothing and builds no model.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mindspeed_llm.checkpoint.store import Stored
+from mindspeed_llm.checkpoint.store import Planned, Stored
 from mindspeed_llm.checkpoint.tensor_file import Entry, TensorFile
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import CheckpointError
@@ -28,6 +29,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _INDEX_LIMIT = 64 * 2**20
 _SHOWN = 12
 _LAYERS = "decoder.layers."
+_EXPERT = ".local_experts."
 # megatron-core's layer specs store the norms before a linear layer under that layer's name, so
 # that fused and plain norms share checkpoints (`sharded_state_dict_keys_map`).
 _RENAMED = {
@@ -39,25 +41,41 @@ _EMBEDDING = "model.embed_tokens.weight"
 _DERIVED = ".rotary_emb.inv_freq"  # a buffer that old files hold; it follows from config.json
 
 
-def global_name(mcore: str) -> tuple[str, int | None]:
-    """Key in a sharded state dict and index on its leading layer axis, of a GPTModel name.
+def global_name(rule: NameRule) -> tuple[str, tuple[int, ...]]:
+    """Key in a sharded state dict and index on its leading axes, of a rule that is written out.
 
-    `decoder.layers.3.mlp.linear_fc2.weight` -> (`decoder.layers.mlp.linear_fc2.weight`, 3): the
-    layers of a homogeneous stack are one global tensor. None: there is no layer axis.
+    `decoder.layers.3.mlp.linear_fc2.weight` -> (`decoder.layers.mlp.linear_fc2.weight`, (3,)): the
+    layers of a homogeneous stack are one global tensor, and so are the experts of a layer,
+    `decoder.layers.3.mlp.experts.local_experts.7.linear_fc1.weight` ->
+    (`decoder.layers.mlp.experts.experts.linear_fc1.weight`, (3, 7)).
     """
-    if not mcore.startswith(_LAYERS):
-        return mcore, None
-    number, rest = mcore[len(_LAYERS) :].split(".", 1)
+    if not rule.mcore.startswith(_LAYERS):
+        return rule.mcore, ()
+    number, rest = rule.mcore[len(_LAYERS) :].split(".", 1)
     for plain, stored in _RENAMED.items():
-        if rest.startswith(plain):
+        if rule.fused and rest.startswith(plain):
             rest = stored + rest[len(plain) :]
-    return _LAYERS + rest, int(number)
+    lead = (int(number),) if rule.stacked else ()
+    if rule.experts:
+        head, _, tail = rest.partition(_EXPERT)
+        expert, _, tail = tail.partition(".")
+        rest, lead = f"{head}.experts.{tail}", (*lead, int(expert))
+    return _LAYERS + (rest if rule.stacked else f"{number}.{rest}"), lead
 
 
 def global_shape(rule: NameRule, model: ModelConfig) -> tuple[int, ...]:
-    """Shape of the global tensor that `rule` is a part of: with the layer axis, if it has one."""
-    layers = () if global_name(rule.mcore)[1] is None else (model.num_layers,)
-    return (*layers, *mcore_shape(rule, model))
+    """Shape of the global tensor that `rule` is a part of, with its leading axes."""
+    layers = (model.num_layers,) if rule.mcore.startswith(_LAYERS) and rule.stacked else ()
+    experts = (rule.experts,) if rule.experts else ()
+    return (*layers, *experts, *mcore_shape(rule, model))
+
+
+def planned_of(rule: NameRule, model: ModelConfig, dtype: torch.dtype) -> Planned:
+    """The box of a checkpoint's global tensor that `rule` fills, unpadded."""
+    key, lead = global_name(rule)
+    shape = mcore_shape(rule, model)
+    offset, size = (*lead, *(0 for _ in shape)), (*(1 for _ in lead), *shape)
+    return Planned(key, "model", global_shape(rule, model), dtype, offset, size)
 
 
 class HFWeights:
@@ -120,7 +138,7 @@ class HFWeights:
     def _common_dtypes(self) -> dict[str, torch.dtype]:
         found: dict[str, tuple[torch.dtype, str]] = {}
         for rule in self.rules:
-            key = global_name(rule.mcore)[0]
+            key = global_name(rule)[0]
             for name in rule.hf:
                 dtype = self._where[name][1].dtype
                 known, first = found.setdefault(key, (dtype, name))
@@ -194,21 +212,23 @@ class HFSource:
         self.weights = HFWeights(directory)
         self.weights.check_tied_head()
         self.tensors: dict[str, Stored] = {}
-        self._rules: dict[tuple[str, int | None], NameRule] = {}
+        self._rules: dict[tuple[str, tuple[int, ...]], NameRule] = {}
+        self._leads: dict[str, int] = {}
         self._last: tuple[str, torch.Tensor] | None = None
         for rule in self.weights.rules:
-            key, layer = global_name(rule.mcore)
+            key, lead = global_name(rule)
             shape = global_shape(rule, self.weights.model)
             self.tensors[key] = Stored("model", shape, self.weights.dtype_of(key))
-            self._rules[key, layer] = rule
+            self._rules[key, lead] = rule
+            self._leads[key] = len(lead)
 
     def read(self, key: str, offset: Sequence[int], out: torch.Tensor) -> None:
         """Fill `out` with the box of global tensor `key` at `offset`; see `TensorSource`."""
-        if (key, None) in self._rules:
-            self._read(self._rules[key, None], offset, out)
-            return
-        for number in range(out.shape[0]):
-            self._read(self._rules[key, offset[0] + number], offset[1:], out[number])
+        count = self._leads[key]
+        begin, inner = offset[:count], offset[count:]
+        for index in itertools.product(*(range(size) for size in out.shape[:count])):
+            lead = tuple(o + i for o, i in zip(begin, index, strict=True))
+            self._read(self._rules[key, lead], inner, out[index])
 
     def _read(self, rule: NameRule, offset: Sequence[int], out: torch.Tensor) -> None:
         rows = mcore_shape(rule, self.weights.model)[0]

@@ -29,7 +29,7 @@ from mindspeed_llm.checkpoint.directory import (
     is_hf_directory,
     model_directory,
 )
-from mindspeed_llm.checkpoint.hf_source import HFWeights, global_name, global_shape
+from mindspeed_llm.checkpoint.hf_source import HFWeights, global_name, planned_of
 from mindspeed_llm.checkpoint.peft import is_peft_directory, write_peft
 from mindspeed_llm.checkpoint.progress import ByteProgress
 from mindspeed_llm.checkpoint.store import Planned, merge_indexes, write_chunks
@@ -39,7 +39,6 @@ from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.models.names import NameRule, expand
 from mindspeed_llm.models.registry import read_model, rules_of
-from mindspeed_llm.models.shapes import mcore_shape
 
 
 def documents(place: Place) -> Path:
@@ -71,7 +70,7 @@ def merge_to_hf(
     try:
         copy_assets(documents(place), staging, tokenizer)
         tensors, nbytes = write_hf_weights(staging, source, rules, model, dtype, shard_bytes)
-        written = {source.tensors[global_name(rule.mcore)[0]].dtype for rule in rules}
+        written = {source.tensors[global_name(rule)[0]].dtype for rule in rules}
         if len(written) == 1:
             set_dtype(staging / CONFIG, *written)
         HFWeights(staging).close()  # reads it back: index, names, shapes and sizes of all files
@@ -124,6 +123,7 @@ def merge_to_mcore(
             "processes": 1,
             "tensor_parallel": parallel.tensor_model_parallel_size,
             "pipeline_parallel": parallel.pipeline_model_parallel_size,
+            "expert_parallel": parallel.expert_model_parallel_size,
         }
         about = {"vocab_size": model.vocab_size, "iteration": None, "optimizer": [],
                  "layout": layout}  # fmt: skip
@@ -163,12 +163,4 @@ def _table(place: Place) -> tuple[ModelConfig, list[NameRule]]:
 
 
 def _plan(source: MergedSource, rules: Sequence[NameRule], model: ModelConfig) -> list[Planned]:
-    plan = []
-    for rule in rules:
-        key, layer = global_name(rule.mcore)
-        shape, lead = mcore_shape(rule, model), () if layer is None else (layer,)
-        offset = (*lead, *(0 for _ in shape))
-        size = (*(1 for _ in lead), *shape)
-        kind = source.tensors[key].dtype
-        plan.append(Planned(key, "model", global_shape(rule, model), kind, offset, size))
-    return plan
+    return [planned_of(rule, model, source.tensors[global_name(rule)[0]].dtype) for rule in rules]

@@ -1,5 +1,6 @@
 """Owns what of megatron-core's optimizers goes into a checkpoint and how it comes back.
 
+Experts have an optimizer of their own with expert parallelism, so there may be several.
 The distributed optimizer's state is written where it lies: each rank its own flat parts, mapped to
 boxes of the parameters' global tensors. Nothing is gathered, and any TP, PP and DP loads it.
 megatron-core's own "fully_reshardable" format gathers everything on each rank, and mixes up the
@@ -85,26 +86,60 @@ def load(
     Raises:
         CheckpointError: state that is missing, left over, or of another shape or dtype.
     """
-    parts = parts_of(optimizer)
-    whole = [part for part in parts if not isinstance(part, DistributedOptimizer)]
-    if whole and len(parts) > 1:
-        raise CheckpointError("several optimizers that are not distributed cannot be loaded; use "
-                              "the distributed optimizer")  # fmt: skip
+    parts, saved = parts_of(optimizer), common["parts"]
+    if not all(isinstance(part, DistributedOptimizer) for part in parts):
+        _load_whole(parts, model, source, saved, objects, vocab_size)
+        return
     pieces: list[Piece] = []
-    for part, state in zip(parts, common["parts"], strict=True):
-        if isinstance(part, DistributedOptimizer):
-            part.load_state_dict(state)  # step and settings; makes room for the tensors
-            pieces += _distributed_pieces(part, model, main_only=False)
-        else:
-            request = part.sharded_state_dict(dict(model), is_loading=True)
-            part.load_state_dict(
-                load_tree(request, source, SECTION, common=state, objects=objects,
-                          vocab_size=vocab_size)
-            )  # fmt: skip
-    if not whole:
-        check_request(pieces, source, SECTION, cast=False, vocab_size=vocab_size)
-        with reading(SECTION, pieces) as on_bytes:
-            fill(pieces, source, on_bytes)
+    for number, part in enumerate(parts):
+        state = saved[number] if len(saved) == len(parts) else _regrouped(part, saved)
+        part.load_state_dict(state)  # step and settings; makes room for the tensors
+        pieces += _distributed_pieces(part, model, main_only=False)
+    check_request(pieces, source, SECTION, cast=False, vocab_size=vocab_size)
+    with reading(SECTION, pieces) as on_bytes:
+        fill(pieces, source, on_bytes)
+
+
+def _load_whole(
+    parts: Sequence[MegatronOptimizer],
+    model: ModelStates,
+    source: TensorSource,
+    saved: Sequence[Any],
+    objects: Mapping[str, Any],
+    vocab_size: int,
+) -> None:
+    """Optimizers that are not distributed: together, since each names only its own parameters."""
+    if len(saved) != len(parts):
+        raise CheckpointError(
+            f"the optimizer was saved in {len(saved)} parts and has {len(parts)} now: experts have "
+            "one of their own with expert parallelism only; use the --expert-model-parallel-size "
+            "it was saved with, or --use-distributed-optimizer in both runs"
+        )
+    request = {
+        f"part{number}": part.sharded_state_dict(dict(model), is_loading=True)
+        for number, part in enumerate(parts)
+    }
+    common = {f"part{number}": state for number, state in enumerate(saved)}
+    loaded = load_tree(
+        request, source, SECTION, common=common, objects=objects, vocab_size=vocab_size
+    )
+    for number, part in enumerate(parts):
+        part.load_state_dict(loaded[f"part{number}"])
+
+
+def _regrouped(part: DistributedOptimizer, saved: Sequence[Any]) -> dict[str, Any]:
+    """State of `part` without tensors, from that of other parts: experts have an optimizer of their
+    own with expert parallelism only. Groups of the same multipliers have the same settings."""
+    groups = {
+        (group["wd_mult"], group["lr_mult"]): group
+        for state in saved
+        for group in state["optimizer"]["param_groups"]
+    }
+    own = part.state_dict()
+    for group in own["optimizer"]["param_groups"]:
+        found = groups[group["wd_mult"], group["lr_mult"]]
+        group |= {name: value for name, value in found.items() if name != "is_expert_parallel"}
+    return own
 
 
 def _distributed_pieces(

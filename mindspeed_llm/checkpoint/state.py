@@ -216,7 +216,7 @@ def load_training(
         return out
 
     kinds = optimizer_state.kinds(optimizer)
-    if optimizer is not None and about["optimizer"] != kinds:
+    if optimizer is not None and set(about["optimizer"]) != set(kinds):
         raise CheckpointError(f"{checkpoint.path}: saved with optimizer {about['optimizer']}, this "
                               f"run has {kinds}; use the settings it was saved with (distributed "
                               "optimizer, dtype), or start from its weights")  # fmt: skip
@@ -261,7 +261,8 @@ def _frozen(states: Mapping[str, Mapping[str, Any]]) -> Callable[[str], bool]:
 
 
 def _layout() -> dict[str, int]:
-    return {
+    experts = parallel_state.get_expert_model_parallel_world_size()
+    return ({"expert_parallel": experts} if experts > 1 else {}) | {
         "processes": ranks.world_size(),
         "tensor_parallel": parallel_state.get_tensor_model_parallel_world_size(),
         "pipeline_parallel": parallel_state.get_pipeline_model_parallel_world_size(),

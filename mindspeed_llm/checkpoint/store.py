@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -275,12 +275,14 @@ class ChunkReader:
         self._files: dict[str, TensorFile] = {}
         self._hashed = hashed
         self._hashes: dict[str, RunningHash] = {}
+        self._lines: dict[str, dict[tuple[int, int], list[Chunk]]] = {}
 
     def position(self, key: str, offset: Sequence[int]) -> tuple[str, int]:
         """File and byte where the chunk with the element at `offset` of `key` begins: to read in
         this order is to read the files from end to end."""
         point: Box = (tuple(offset), (1,) * len(offset))
-        chunk = next(c for c in self.tensors[key].chunks if overlap(point, (c.offset, c.shape)))
+        near = self._near(key, offset[0], offset[0] + 1) if offset else self.tensors[key].chunks
+        chunk = next(chunk for chunk in near if overlap(point, (chunk.offset, chunk.shape)))
         return chunk.file, self._checked(self.tensors[key], chunk).entries[chunk.name].begin
 
     def records(self) -> list[FileRecord]:
@@ -294,6 +296,17 @@ class ChunkReader:
         except OSError as err:
             raise CheckpointError(f"{self.directory}: cannot read ({err})") from err
 
+    def _near(self, key: str, begin: int, end: int) -> Iterator[Chunk]:
+        """The chunks of `key` that may touch rows `begin` ... `end` of the first axis: the experts
+        of a large model are thousands, read one by one."""
+        if key not in self._lines:
+            lines = self._lines[key] = {}
+            for chunk in self.tensors[key].chunks:
+                lines.setdefault((chunk.offset[0], chunk.shape[0]), []).append(chunk)
+        for (first, count), chunks in self._lines[key].items():
+            if first < end and begin < first + count:
+                yield from chunks
+
     def read(self, key: str, offset: Sequence[int], out: torch.Tensor) -> None:
         """Fill `out` with the box of `key` at `offset`, reading only the bytes of that box.
 
@@ -303,7 +316,8 @@ class ChunkReader:
         stored = self.tensors[key]
         wanted: Box = (tuple(offset), tuple(out.shape))
         missing = out.numel()
-        for chunk in stored.chunks:
+        near = self._near(key, offset[0], offset[0] + out.shape[0]) if offset else stored.chunks
+        for chunk in near:
             shared = overlap(wanted, (chunk.offset, chunk.shape))
             if shared is None:
                 continue

@@ -31,6 +31,7 @@ from mindspeed_llm.models.registry import FAMILIES, read_model
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Names that guides use for a family, beside its own and its Hugging Face model types.
 _ALSO = {
+    "qwen3_moe": ("qwen3-moe",),
     "llama": ("llama2", "llama3", "llama3.1", "llama3.2", "llama-hf", "smollm2"),
 }
 
@@ -82,12 +83,11 @@ def _with_adapter(settings: config.ConvertConfig, place: Place) -> Converted:
             tokenizer=settings.tokenizer_directory,
             overwrite=settings.overwrite,
         )
-    tp, pp = settings.target_tensor_parallel_size, settings.target_pipeline_parallel_size
     with _target_flags():
         return merge_to_mcore(
             place,
             settings.save_dir,
-            parallel=ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp),
+            parallel=_layout(settings),
             dtype=_dtype(settings),
             tokenizer=settings.tokenizer_directory,
             overwrite=settings.overwrite,
@@ -96,12 +96,12 @@ def _with_adapter(settings: config.ConvertConfig, place: Place) -> Converted:
 
 def _to_mcore(settings: config.ConvertConfig) -> Converted:
     _check(settings, settings.load_dir)
-    tp, pp = settings.target_tensor_parallel_size, settings.target_pipeline_parallel_size
     with _target_flags():
+        parallel = _layout(settings)
         done = hf_to_mcore(
             settings.load_dir,
             settings.save_dir,
-            parallel=ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp),
+            parallel=parallel,
             dtype=_dtype(settings),
             tokenizer=settings.tokenizer_directory,
             overwrite=settings.overwrite,
@@ -109,8 +109,21 @@ def _to_mcore(settings: config.ConvertConfig) -> Converted:
     if done.skipped:
         print(f"redundant, not converted: {', '.join(done.skipped[:4])}"
               f"{' ...' if len(done.skipped) > 4 else ''}")  # fmt: skip
-    print(f"noted: TP {tp}, PP {pp}; the checkpoint loads at any other layout too")
+    experts = parallel.expert_model_parallel_size
+    print(
+        f"noted: TP {parallel.tensor_model_parallel_size}, "
+        f"PP {parallel.pipeline_model_parallel_size}{f', EP {experts}' if experts > 1 else ''}; "
+        "the checkpoint loads at any other layout too"
+    )
     return done
+
+
+def _layout(settings: config.ConvertConfig) -> ParallelConfig:
+    return ParallelConfig(
+        tensor_model_parallel_size=settings.target_tensor_parallel_size,
+        pipeline_model_parallel_size=settings.target_pipeline_parallel_size,
+        expert_model_parallel_size=settings.target_expert_parallel_size,
+    )
 
 
 @contextlib.contextmanager
@@ -119,9 +132,8 @@ def _target_flags() -> Iterator[None]:
     try:
         yield
     except ConfigError as err:
-        said = re.sub(r"--(tensor|pipeline)-model-parallel-size", r"--target-\1-parallel-size",
-                      str(err))  # fmt: skip
-        raise ConfigError(said) from None
+        ours = r"--(tensor|pipeline|expert)-model-parallel-size"
+        raise ConfigError(re.sub(ours, r"--target-\1-parallel-size", str(err))) from None
 
 
 def _to_hf(settings: config.ConvertConfig) -> Converted:

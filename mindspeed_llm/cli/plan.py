@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,10 @@ class Candidate:
         """What makes it slower, worst first: recomputed work, ranks that share a model, bubbles."""
         parallel = self.run.parallel
         tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-        return RECOMPUTE.index(self.run.recompute), tp * pp, pp
+        return (
+            RECOMPUTE.index(self.run.recompute), tp * pp, pp,
+            parallel.expert_model_parallel_size, parallel.expert_tensor_size,
+        )  # fmt: skip
 
     def flags(self) -> list[str]:
         """Of posttrain_gpt.py, for this layout."""
@@ -51,6 +55,7 @@ class Candidate:
             "--tensor-model-parallel-size", str(parallel.tensor_model_parallel_size),
             "--pipeline-model-parallel-size", str(parallel.pipeline_model_parallel_size),
             *(["--sequence-parallel"] if parallel.sequence_parallel else []),
+            *_expert_flags(parallel),
             "--seq-length", str(run.seq_length), "--micro-batch-size", str(run.micro_batch_size),
             *(["--bf16"] if run.bf16 else []),
             *(["--use-distributed-optimizer"] if run.distributed_optimizer else []),
@@ -63,6 +68,14 @@ class Candidate:
         own = {"data_parallel_size": self.run.data_parallel, "recompute": self.run.recompute}
         memory = dataclasses.asdict(self.memory) | {"total": self.memory.total}
         return parallel | own | {"memory": memory, "flags": self.flags()}
+
+
+def _expert_flags(parallel: ParallelConfig) -> list[str]:
+    ep, etp = parallel.expert_model_parallel_size, parallel.expert_tensor_parallel_size
+    return [
+        *(["--expert-model-parallel-size", str(ep)] if ep > 1 else []),
+        *([] if etp is None else ["--expert-tensor-parallel-size", str(etp)]),
+    ]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -103,33 +116,47 @@ def main(argv: Sequence[str]) -> int:
 
 def candidates(model: ModelConfig, config: PlanConfig) -> Iterator[Candidate]:
     """Every layout that divides model and devices, without and with recomputation."""
-    for tp in _divisors(config.devices):
-        for pp in _divisors(config.devices // tp):
-            # Splitting the sequence costs nothing where TP is used, and saves what norms keep.
-            together = tp > 1 and config.seq_length % tp == 0
-            parallel = ParallelConfig(
-                tensor_model_parallel_size=tp,
-                pipeline_model_parallel_size=pp,
-                sequence_parallel=together,
+    for parallel in layouts(model, config):
+        tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+        replicas = config.devices // (tp * pp)
+        for recompute in RECOMPUTE:
+            run = Run(
+                parallel=parallel,
+                data_parallel=replicas,
+                seq_length=config.seq_length,
+                micro_batch_size=config.micro_batch_size,
+                bf16=config.bf16,
+                distributed_optimizer=config.use_distributed_optimizer and replicas > 1,
+                recompute=recompute,
             )
+            yield Candidate(run, peak(model, run))
+
+
+def layouts(model: ModelConfig, config: PlanConfig) -> Iterator[ParallelConfig]:
+    """Every layout that divides model and devices."""
+    experts = _divisors(model.experts.num_experts) if model.experts else [1]
+    for tp in _divisors(config.devices):
+        if tp > config.devices_per_node:
+            continue
+        # Splitting the sequence costs nothing where TP is used, and saves what norms keep.
+        together = tp > 1 and config.seq_length % tp == 0
+        if model.experts is not None and tp > 1 and not together:
+            continue
+        whole = [1] if model.experts is not None and tp > 1 else []
+        for pp, ep, etp in itertools.product(_divisors(config.devices), experts, [None, *whole]):
             try:
+                parallel = ParallelConfig(
+                    tensor_model_parallel_size=tp,
+                    pipeline_model_parallel_size=pp,
+                    sequence_parallel=together,
+                    expert_model_parallel_size=ep,
+                    expert_tensor_parallel_size=etp,
+                )
+                parallel.data_parallel_size(config.devices)
                 parallel.check_model(model)
             except ConfigError:
                 continue  # this layout cannot be used; it is no mistake of the user
-            if tp > config.devices_per_node:
-                continue
-            replicas = config.devices // (tp * pp)
-            for recompute in RECOMPUTE:
-                run = Run(
-                    parallel=parallel,
-                    data_parallel=replicas,
-                    seq_length=config.seq_length,
-                    micro_batch_size=config.micro_batch_size,
-                    bf16=config.bf16,
-                    distributed_optimizer=config.use_distributed_optimizer and replicas > 1,
-                    recompute=recompute,
-                )
-                yield Candidate(run, peak(model, run))
+            yield parallel
 
 
 def choose(found: Sequence[Candidate], limit: int) -> Candidate | None:
@@ -155,7 +182,8 @@ def _show(
              f"{config.devices} devices of {config.memory} ({limit / 2**30:.1f} GiB usable), rows "
              f"of {config.seq_length} tokens; GiB on the fullest rank")  # fmt: skip
     table = Table(title=title)
-    for column in ("TP", "PP", "DP", "SP", "recompute", "weights", "gradients", "optimizer",
+    own = ("EP", "of TP") if model.experts is not None else ()
+    for column in ("TP", "PP", "DP", *own, "SP", "recompute", "weights", "gradients", "optimizer",
                    "activations", "passing", "total", ""):  # fmt: skip
         table.add_column(column, justify="left" if column in ("SP", "recompute", "") else "right")
     for candidate in found:
@@ -164,7 +192,10 @@ def _show(
         verdict = "fits" if memory.total <= limit else "too large"
         table.add_row(
             str(parallel.tensor_model_parallel_size), str(parallel.pipeline_model_parallel_size),
-            str(candidate.run.data_parallel), "yes" if parallel.sequence_parallel else "no",
+            str(candidate.run.data_parallel),
+            *([str(parallel.expert_model_parallel_size), str(parallel.expert_tensor_size)]
+              if own else []),
+            "yes" if parallel.sequence_parallel else "no",
             candidate.run.recompute, *(f"{size / 2**30:.2f}" for size in sizes),
             "<- chosen" if candidate is chosen else verdict,
         )  # fmt: skip

@@ -53,6 +53,17 @@ class ArchitectureFlags:
     add_qkv_bias: bool = setting(False, help="query, key and value projections have a bias")
     disable_bias_linear: bool = setting(False, help="MLP and output projections have no bias")
     untie_embeddings_and_output_weights: bool = setting(False, help="a separate output matrix")
+    num_experts: int | None = setting(None, help="routed experts of a layer")
+    moe_router_topk: int | None = setting(None, help="experts that a token goes to")
+    moe_ffn_hidden_size: int | None = setting(
+        None, aliases=("--moe-intermediate-size",), help="width of an expert"
+    )
+    moe_router_pre_softmax: bool = setting(
+        False, help="experts are weighted by a softmax over all of them"
+    )
+    norm_topk_prob: bool = setting(
+        False, help="the weights of the experts that a token goes to sum to 1"
+    )
     vocab_size: int | None = setting(None, help="tokens of the vocabulary, without padding")
     padded_vocab_size: int | None = setting(None, help="rows of the embedding as trained")
     make_vocab_size_divisible_by: int | None = setting(
@@ -115,6 +126,12 @@ def _facts(model: ModelConfig, parallel: ParallelConfig) -> Iterator[tuple[str, 
     yield "input_embeds_norm", model.embedding_scale is not None
     yield "disable_bias_linear", not (model.mlp_bias or model.output_bias)
     yield "untie_embeddings_and_output_weights", not model.tie_word_embeddings
+    experts = model.experts
+    yield "num_experts", None if experts is None else experts.num_experts
+    yield "moe_router_topk", None if experts is None else experts.top_k
+    yield "moe_ffn_hidden_size", None if experts is None else experts.ffn_hidden_size
+    yield "moe_router_pre_softmax", experts is not None and not experts.renormalized
+    yield "norm_topk_prob", experts is not None and experts.renormalized
     yield "padded_vocab_size", parallel.padded_vocab_size(model.vocab_size)
 
 

@@ -23,7 +23,7 @@ REFUSED = {
     "--lora-r": "the adapter at --lora-load says it; leave it out",
     "--lora-alpha": "the adapter at --lora-load says it; leave it out",
     "--lora-target-modules": "the adapter at --lora-load says it; leave it out",
-    "--moe-grouped-gemm": "mixture-of-experts models are not supported yet",
+    "--moe-grouped-gemm": "weights do not depend on how experts are computed; leave it out",
     "--make-vocab-size-divisible-by": "the vocabulary is padded when a model is built and stored "
     "without padding; leave it out",
     "--orm": "reward models are not supported",
@@ -54,7 +54,9 @@ class ConvertConfig:
     target_pipeline_parallel_size: int = setting(
         1, help="PP it is meant for; checked and noted, the result loads at any"
     )
-    target_expert_parallel_size: int = setting(1, help="expert parallel size", choices=(1,))
+    target_expert_parallel_size: int = setting(
+        1, help="EP it is meant for; checked and noted, the result loads at any"
+    )
     tokenizer_model: Path | None = setting(
         None, help="tokenizer file or directory whose files travel with the weights"
     )
@@ -92,11 +94,16 @@ class ConvertConfig:
                 f"--load-model-type and --save-model-type are both {self.load_model_type}; nothing "
                 "to convert: a checkpoint loads at any layout as it is"
             )
-        sizes = (self.target_tensor_parallel_size, self.target_pipeline_parallel_size)
-        if self.save_model_type == "hf" and sizes != (1, 1):
+        sizes = (
+            self.target_tensor_parallel_size,
+            self.target_pipeline_parallel_size,
+            self.target_expert_parallel_size,
+        )
+        if self.save_model_type == "hf" and sizes != (1, 1, 1):
             raise ConfigError(
                 f"--target-tensor-parallel-size {sizes[0]} --target-pipeline-parallel-size "
-                f"{sizes[1]}: a Hugging Face directory has no layout; leave them out or give 1"
+                f"{sizes[1]} --target-expert-parallel-size {sizes[2]}: a Hugging Face directory "
+                "has no layout; leave them out or give 1"
             )
         if self.save_model_type == "mg" and not self.verify:
             raise ConfigError("--no-verify: only what is written as Hugging Face weights is "

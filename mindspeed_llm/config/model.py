@@ -31,8 +31,40 @@ class RopeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """Routed experts, which stand for the MLP in `layers` (0-based, ascending).
+
+    Each token goes to `top_k` of `num_experts` gated MLPs of width `ffn_hidden_size`. What they say
+    is weighted by the softmax of the router's logits: over all experts, or, where `renormalized`,
+    over those chosen.
+    """
+
+    num_experts: int
+    top_k: int
+    ffn_hidden_size: int
+    renormalized: bool
+    layers: tuple[int, ...]
+
+    def check(self, family: str, num_layers: int) -> None:
+        """Raise ModelError for sizes that make no sense."""
+        for name in ("num_experts", "top_k", "ffn_hidden_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ModelError(f"{family}: {name} is {value!r}; expected an integer >= 1")
+        if self.top_k > self.num_experts:
+            raise ModelError(f"{family}: {self.top_k} experts a token of {self.num_experts}")
+        if self.renormalized and self.top_k == 1:
+            raise ModelError(
+                f"{family}: one expert a token, weighted by a softmax over it alone: always 1, "
+                "whatever the router says, which could not be trained; not supported"
+            )
+        if not self.layers or list(self.layers) != sorted({*self.layers} & {*range(num_layers)}):
+            raise ModelError(f"{family}: experts in layers {self.layers} of {num_layers}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A dense decoder-only transformer with RMSNorm, rotary positions and a gated MLP.
+    """A decoder-only transformer with RMSNorm, rotary positions and gated MLPs or routed experts.
 
     Sizes are element counts; `sliding_window` counts the keys a query sees, itself included
     (Hugging Face's meaning); soft caps are the cap value c of c * tanh(x / c).
@@ -65,6 +97,7 @@ class ModelConfig:
     qkv_bias: bool = False
     output_bias: bool = False  # bias of the attention output projection
     mlp_bias: bool = False
+    experts: ExpertsConfig | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
@@ -94,6 +127,10 @@ class ModelConfig:
             )
         if "sliding" in self.layer_types and not self.sliding_window:
             raise ModelError(f"{self.family}: sliding layers without a sliding window")
+        if self.experts is not None:
+            self.experts.check(self.family, self.num_layers)
+            if self.mlp_bias or self.post_norms:
+                raise ModelError(f"{self.family}: experts with biases, or with norms behind them")
 
     @property
     def turning_dim(self) -> int:
@@ -103,6 +140,15 @@ class ModelConfig:
     def is_sliding(self, layer: int) -> bool:
         """Whether layer `layer` (0-based, global) attends within the sliding window."""
         return bool(self.layer_types) and self.layer_types[layer] == "sliding"
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether layer `layer` (0-based, global) has routed experts instead of an MLP."""
+        return self.experts is not None and layer in self.experts.layers
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some layers have routed experts and others an MLP."""
+        return self.experts is not None and len(self.experts.layers) < self.num_layers
 
     def rope_of(self, layer: int) -> RopeConfig:
         """Rotary embedding of layer `layer` (0-based, global)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from mindspeed_llm.config.flags import flag_of, setting
 from mindspeed_llm.config.model import ModelConfig
@@ -25,10 +26,16 @@ class ParallelConfig:
     context_parallel_algo: str | None = setting(
         None, choices=("kvallgather_cp_algo",), help="MindSpeed's name for the same"
     )
+    expert_model_parallel_size: int = setting(
+        1, help="ranks that share the experts of a layer (EP), tensor- and data-parallel ones"
+    )
+    expert_tensor_parallel_size: int | None = setting(
+        None, help="tensor-parallel ranks of each expert: 1, or TP, which is the default"
+    )
 
     def __post_init__(self) -> None:
         for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size",
-                     "context_parallel_size"):  # fmt: skip
+                     "context_parallel_size", "expert_model_parallel_size"):  # fmt: skip
             if getattr(self, name) < 1:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag} is {getattr(self, name)}; expected 1 or more")
@@ -40,12 +47,32 @@ class ParallelConfig:
                     f"{flag_of(name)} has no effect without --context-parallel-size 2 or more; "
                     "drop it"
                 )
+        tp, etp = self.tensor_model_parallel_size, self.expert_tensor_parallel_size
+        if etp not in (None, 1, tp):
+            raise ConfigError(f"--expert-tensor-parallel-size is {etp}; expected 1 or TP, {tp}")
+        if self.expert_tensor_size < tp and self.expert_model_parallel_size % tp:
+            raise ConfigError(
+                f"--expert-tensor-parallel-size 1 spreads whole experts over the {tp} "
+                "tensor-parallel ranks; give --expert-model-parallel-size a multiple of them"
+            )
+
+    @property
+    def expert_tensor_size(self) -> int:
+        """Tensor-parallel ranks of each expert."""
+        return self.expert_tensor_parallel_size or self.tensor_model_parallel_size
+
+    @property
+    def replica_size(self) -> int:
+        """Processes that together hold the whole model once."""
+        experts = self.expert_tensor_size * self.expert_model_parallel_size
+        others = self.tensor_model_parallel_size * self.context_parallel_size
+        return self.pipeline_model_parallel_size * math.lcm(others, experts)
 
     def data_parallel_size(self, world_size: int) -> int:
-        """Data-parallel ranks in `world_size` processes.
+        """Data-parallel ranks in `world_size` processes; ranks that share experts count as such.
 
         Raises:
-            ConfigError: the world is not a multiple of TP x PP x CP.
+            ConfigError: the world is not a multiple of TP x PP x CP, or experts do not fit it.
         """
         tp, pp = self.tensor_model_parallel_size, self.pipeline_model_parallel_size
         cp = self.context_parallel_size
@@ -55,16 +82,26 @@ class ParallelConfig:
                 f"{world_size} processes do not divide into TP {tp} x PP {pp}{cut} = {size}; "
                 f"start a multiple of {size} processes or change the layout"
             )
+        if world_size % self.replica_size:
+            ep, etp = self.expert_model_parallel_size, self.expert_tensor_size
+            raise ConfigError(
+                f"{world_size} processes do not divide into EP {ep} x {etp} tensor-parallel ranks "
+                f"of an expert x PP {pp}; start a multiple of {self.replica_size} processes or "
+                "change the layout"
+            )
         return world_size // size
 
     def check_model(self, model: ModelConfig) -> None:
         """Raise ConfigError unless `model` can be cut this way; names the flag and both numbers."""
         tp, pp = self.tensor_model_parallel_size, self.pipeline_model_parallel_size
-        for what, size in (
+        self._check_experts(model)
+        widths = [
             ("attention heads", model.num_attention_heads),
             ("query groups (key/value heads)", model.num_query_groups),
-            ("ffn hidden size", model.ffn_hidden_size),
-        ):
+        ]
+        if model.experts is None or model.is_mixed:
+            widths.append(("ffn hidden size", model.ffn_hidden_size))
+        for what, size in widths:
             if size % tp:
                 raise ConfigError(
                     f"--tensor-model-parallel-size {tp} does not divide the model's {size} {what}; "
@@ -81,6 +118,28 @@ class ParallelConfig:
         """Every row must have a multiple of this many tokens: CP and SP cut it."""
         shards = self.tensor_model_parallel_size if self.sequence_parallel else 1
         return self.context_parallel_size * shards
+
+    def _check_experts(self, model: ModelConfig) -> None:
+        ep, etp, experts = (
+            self.expert_model_parallel_size, self.expert_tensor_size, model.experts)  # fmt: skip
+        if experts is None:
+            if ep > 1 or self.expert_tensor_parallel_size is not None:
+                flag = "model" if ep > 1 else "tensor"
+                raise ConfigError(
+                    f"--expert-{flag}-parallel-size: this {model.family} model has no experts; "
+                    "drop it"
+                )
+            return
+        if experts.num_experts % ep:
+            raise ConfigError(
+                f"--expert-model-parallel-size {ep} does not divide the model's "
+                f"{experts.num_experts} experts; use one of {_divisors(experts.num_experts, 16)}"
+            )
+        if experts.ffn_hidden_size % etp:
+            raise ConfigError(
+                f"the width {experts.ffn_hidden_size} of an expert does not divide by {etp} "
+                "tensor-parallel ranks; give --expert-tensor-parallel-size 1 or another TP"
+            )
 
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Smallest multiple of TP that holds `vocab_size`; the extra rows never get probability."""

@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 
 from mindspeed_llm.config.flags import at_least, flag_of, setting
+from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.config.run import CheckpointSettings, LogSettings, RuntimeSettings
@@ -122,6 +123,16 @@ class Settings:
             raise ConfigError(
                 f"--seq-length {length} is not a multiple of {parallel.length_multiple}, into "
                 f"which {' and '.join(cut for cut, made in cuts.items() if made)} cut it"
+            )
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Raise ConfigError unless `model` can be trained at this layout."""
+        self.parallel.check_model(model)
+        tp = self.parallel.tensor_model_parallel_size
+        if model.experts is not None and tp > 1 and not self.parallel.sequence_parallel:
+            raise ConfigError(
+                f"--tensor-model-parallel-size {tp} with the experts of a {model.family} model "
+                "needs --sequence-parallel in training, so that each token is routed once"
             )
 
     @property

@@ -25,13 +25,14 @@ _Norm = Callable[[torch.Tensor], torch.Tensor]
 
 def single_step(model: GPTModel, device: torch.device) -> Step | None:
     """The step of `model`, or None where its modules must do it: split over ranks, with adapters,
-    or not on a CPU."""
+    with experts, or not on a CPU."""
     split = (
         parallel_state.get_tensor_model_parallel_world_size() > 1
         or parallel_state.get_pipeline_model_parallel_world_size() > 1
     )
     adapted = any(getattr(module, "adapter", None) is not None for module in model.modules())
-    if split or adapted or device.type != "cpu":
+    sparse = model.config.decoder.experts is not None
+    if split or adapted or sparse or device.type != "cpu":
         return None
     lay_out(model)
     return Step(model)

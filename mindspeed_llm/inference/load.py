@@ -124,18 +124,24 @@ def start_engine(
     """Build the model, load its weights; the process group exists and megatron-core is patched.
 
     Raises:
-        ConfigError: the number of processes is not TP x PP.
+        ConfigError: the number of processes is not that of one replica of the model.
         CheckpointError: damaged weights, or weights of another model.
     """
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    world = dist.get_world_size()
-    if parallel.data_parallel_size(world) != 1:
+    world, needed = dist.get_world_size(), parallel.replica_size
+    parallel.data_parallel_size(world)
+    if world != needed:
         raise ConfigError(
-            f"{world} processes, but TP {tp} x PP {pp} needs {tp * pp}: replicas would say the "
-            f"same; start {tp * pp}"
+            f"{world} processes, but TP {tp} x PP {pp}{_said(parallel)} needs {needed}: replicas "
+            f"would say the same; start {needed}"
         )
     if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel(tp, pp)
+        parallel_state.initialize_model_parallel(
+            tp,
+            pp,
+            expert_model_parallel_size=parallel.expert_model_parallel_size,
+            expert_tensor_parallel_size=parallel.expert_tensor_size,
+        )
     tensor_parallel.model_parallel_cuda_manual_seed(1234)  # layers ask for it; nothing is drawn
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     model = build_model(parts.model, parallel, dtype=dtype, perform_initialization=False)
@@ -147,5 +153,12 @@ def start_engine(
     stops = (*parts.tokenizer.eos_ids, *parts.model.eos_token_ids)
     if parts.renderer is not None:
         stops = (*parts.renderer.stop_ids, *stops)
-    # Ranks are numbered by TP first, so the last stage is the last TP ranks.
-    return Engine(Stages(model, device), Ranks(world - tp), stop_ids=stops, context=parts.context)
+    # Ranks are numbered by stage last, so the last stage begins here. Where experts lie on more
+    # ranks than TP has, all of them work on the same tokens.
+    source = world - world // pp
+    return Engine(Stages(model, device), Ranks(source), stop_ids=stops, context=parts.context)
+
+
+def _said(parallel: ParallelConfig) -> str:
+    ep = parallel.expert_model_parallel_size
+    return "" if ep == 1 else f", EP {ep} of experts cut by {parallel.expert_tensor_size},"

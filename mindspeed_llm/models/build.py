@@ -13,6 +13,7 @@ from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
 )
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
@@ -99,12 +100,14 @@ def build_model(
     config = transformer_config(model, parallel, dtype=dtype, **overrides)
     first = parallel_state.is_pipeline_first_stage() if pre_process is None else pre_process
     last = parallel_state.is_pipeline_last_stage() if post_process is None else post_process
-    layers = get_num_layers_to_build(config)
+    begin = get_transformer_layer_offset(config)
+    layers = range(begin, begin + get_num_layers_to_build(config))
     padded = parallel.padded_vocab_size(model.vocab_size)
     gpt = GPTModel(
         config,
         TransformerBlockSubmodules(
-            layer_specs=[layer_spec(model)] * layers, layer_norm=RMSNorm if last else None
+            layer_specs=[layer_spec(model, layer) for layer in layers],
+            layer_norm=RMSNorm if last else None,
         ),
         vocab_size=padded,
         max_sequence_length=model.max_position_embeddings,

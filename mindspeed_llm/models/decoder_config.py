@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.model import ExpertsConfig, ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.kernels.activation import ACTIVATIONS
 
@@ -91,4 +91,28 @@ def transformer_config(
         "fp16": dtype is torch.float16,
         "use_cpu_initialization": True,
     }
+    if model.experts is not None:
+        fields |= _expert_fields(model, model.experts, parallel)
     return DecoderConfig(**(fields | overrides))
+
+
+def _expert_fields(
+    model: ModelConfig, experts: ExpertsConfig, parallel: ParallelConfig
+) -> dict[str, Any]:
+    return {
+        "num_moe_experts": experts.num_experts,
+        "moe_ffn_hidden_size": experts.ffn_hidden_size,
+        # A list means: each layer has a name of its own in checkpoints.
+        "moe_layer_freq": [int(model.is_sparse(i)) for i in range(model.num_layers)]
+        if model.is_mixed
+        else 1,
+        "moe_router_topk": experts.top_k,
+        "moe_router_pre_softmax": not experts.renormalized,
+        "moe_router_dtype": "fp32",
+        # The balancing loss is ours, see `models.experts`: megatron-core's counts padding.
+        "moe_router_load_balancing_type": "none",
+        # Ranks may have batches of different lengths, which the other dispatcher cannot take.
+        "moe_token_dispatcher_type": "alltoall",
+        "expert_model_parallel_size": parallel.expert_model_parallel_size,
+        "expert_tensor_parallel_size": parallel.expert_tensor_size,
+    }

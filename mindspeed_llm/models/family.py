@@ -22,6 +22,11 @@ ACTIVATIONS = {
 }
 
 
+# Of experts, without influence on what a model answers. In training transformers adds a balancing
+# loss where the first is true; here the flag --moe-aux-loss-coeff says it, and nothing else.
+TRAINING_KEYS = ("output_router_logits", "router_aux_loss_coef")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """One model family.
@@ -94,19 +99,61 @@ def _attention_rules(model: ModelConfig) -> list[NameRule]:
     return rows
 
 
+def _norms_before_mlp(model: ModelConfig) -> list[NameRule]:
+    norm = "pre_feedforward_layernorm" if model.post_norms else "post_attention_layernorm"
+    rule = NameRule(
+        mcore=_LAYER + "pre_mlp_layernorm.weight", hf=(f"{_HF}{norm}.weight",), fused=True
+    )
+    if model.experts is None:
+        return [rule]
+    # megatron-core fuses no norm with experts
+    apart = dataclasses.replace(rule, fused=False, layers=model.experts.layers)
+    return [apart, dataclasses.replace(rule, layers=_dense_layers(model))]
+
+
+def _dense_layers(model: ModelConfig) -> tuple[int, ...]:
+    return tuple(i for i in range(model.num_layers) if not model.is_sparse(i))
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertNames:
+    """What a family calls its experts, below `model.layers.{i}.`."""
+
+    block: str = "mlp"
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+
+
+def _expert_rules(model: ModelConfig, names: ExpertNames) -> list[NameRule]:
+    assert model.experts is not None
+    ours, theirs = _LAYER + "mlp.", f"{_HF}{names.block}."
+    own, each = ours + "experts.local_experts.{e}.", theirs + "experts.{e}."
+    layers, count = model.experts.layers, model.experts.num_experts
+    return [
+        NameRule(mcore=ours + "router.weight", hf=(theirs + "gate.weight",), layers=layers),
+        NameRule(mcore=own + "linear_fc1.weight", op="gate_up", layers=layers, experts=count,
+                 hf=(f"{each}{names.gate}.weight", f"{each}{names.up}.weight")),
+        NameRule(mcore=own + "linear_fc2.weight", layers=layers, experts=count,
+                 hf=(f"{each}{names.down}.weight",)),
+    ]  # fmt: skip
+
+
 def _mlp_rules(model: ModelConfig) -> list[NameRule]:
     ours, theirs = _LAYER + "mlp.", _HF + "mlp."
+    layers = None if model.experts is None else _dense_layers(model)
     rows = []
     for part in ("weight", "bias") if model.mlp_bias else ("weight",):
         rows += [
-            NameRule(mcore=f"{ours}linear_fc1.{part}", op="gate_up",
+            NameRule(mcore=f"{ours}linear_fc1.{part}", op="gate_up", layers=layers,
                      hf=(f"{theirs}gate_proj.{part}", f"{theirs}up_proj.{part}")),
-            NameRule(mcore=f"{ours}linear_fc2.{part}", hf=(f"{theirs}down_proj.{part}",)),
+            NameRule(mcore=f"{ours}linear_fc2.{part}", hf=(f"{theirs}down_proj.{part}",),
+                     layers=layers),
         ]  # fmt: skip
     return rows
 
 
-def decoder_rules(model: ModelConfig) -> tuple[NameRule, ...]:
+def decoder_rules(model: ModelConfig, experts: ExpertNames = ExpertNames()) -> tuple[NameRule, ...]:
     """Name table of a decoder whose Hugging Face names are Llama's, with the extras of `model`.
 
     With `post_norms` (Gemma2, Gemma3) Hugging Face's `post_attention_layernorm` is the norm behind
@@ -114,14 +161,15 @@ def decoder_rules(model: ModelConfig) -> tuple[NameRule, ...]:
     these names is the norm before the MLP. Our norms behind a sub-layer belong to its last linear
     layer (see `mindspeed_llm.models.layers.PostNormRowParallelLinear`).
     """
-    before_mlp = "pre_feedforward_layernorm" if model.post_norms else "post_attention_layernorm"
     rows = [
         NameRule(mcore="embedding.word_embeddings.weight", hf=("model.embed_tokens.weight",),
                  vocab=True),
-        NameRule(mcore=_LAYER + "input_layernorm.weight", hf=(_HF + "input_layernorm.weight",)),
+        NameRule(mcore=_LAYER + "input_layernorm.weight", hf=(_HF + "input_layernorm.weight",),
+                 fused=True),
         *_attention_rules(model),
-        NameRule(mcore=_LAYER + "pre_mlp_layernorm.weight", hf=(f"{_HF}{before_mlp}.weight",)),
+        *_norms_before_mlp(model),
         *_mlp_rules(model),
+        *(_expert_rules(model, experts) if model.experts else ()),
         NameRule(mcore="decoder.final_layernorm.weight", hf=("model.norm.weight",)),
     ]  # fmt: skip
     if model.post_norms:
@@ -133,4 +181,4 @@ def decoder_rules(model: ModelConfig) -> tuple[NameRule, ...]:
         ]  # fmt: skip
     if not model.tie_word_embeddings:
         rows.append(NameRule(mcore="output_layer.weight", hf=("lm_head.weight",), vocab=True))
-    return tuple(rows)
+    return tuple(dataclasses.replace(row, stacked=not model.is_mixed) for row in rows)

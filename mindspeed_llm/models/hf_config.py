@@ -109,6 +109,16 @@ class HFConfig:
             self.wrong(key, "an integer >= 1")
         return value
 
+    def same_integer(self, key: str, other: str, default: int) -> int:
+        """Integer >= 1 under either of two names, which must agree where both are there."""
+        values = [self.integer(name, None) for name in (key, other)]
+        if None not in values and values[0] != values[1]:
+            raise ModelError(
+                f"config.json of a {self.family} model: {key} is {values[0]} and {other} is "
+                f"{values[1]}; expected one number"
+            )
+        return next((value for value in values if value is not None), default)
+
     def number(self, key: str, default: float | None = _REQUIRED) -> Any:
         """Finite number > 0 as float; `null` and absence give `default`."""
         value = self._get(key, default)

@@ -17,6 +17,8 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
@@ -362,9 +364,10 @@ class DecoderSelfAttention(SelfAttention):
         return grown
 
 
-def layer_spec(model: ModelConfig) -> ModuleSpec:
-    """megatron-core's TransformerLayer built from the modules here and in `linear` and `norm`."""
-    qk_norm = RMSNorm if model.qk_norm else IdentityOp
+def layer_spec(model: ModelConfig, layer: int = 0) -> ModuleSpec:
+    """megatron-core's TransformerLayer built from the modules here and in `linear` and `norm`, for
+    layer `layer` (0-based, global)."""
+    qk_norm, sparse = RMSNorm if model.qk_norm else IdentityOp, model.is_sparse(layer)
     attention_spec = ModuleSpec(
         module=DecoderSelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
@@ -376,13 +379,14 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
             k_layernorm=qk_norm,
         ),
     )
-    mlp = ModuleSpec(
-        module=MLP,
-        submodules=MLPSubmodules(
-            linear_fc1=GateUpLinear,
-            linear_fc2=PostNormRowParallelLinear if model.post_norms else DownLinear,
-        ),
+    gated = MLPSubmodules(
+        linear_fc1=GateUpLinear,
+        linear_fc2=PostNormRowParallelLinear if model.post_norms else DownLinear,
     )
+    mlp = ModuleSpec(module=MLP, submodules=gated)
+    if sparse:
+        one_by_one = ModuleSpec(module=SequentialMLP, submodules=gated)
+        mlp = ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=one_by_one))
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -392,10 +396,11 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
             pre_mlp_layernorm=RMSNorm,
             mlp=mlp,
             mlp_bda=get_bias_dropout_add,
-            # As in megatron-core's own specifications, so that checkpoints are interchangeable.
+            # As in megatron-core's own specifications with Transformer Engine, so that checkpoints
+            # are interchangeable; `NameRule.fused` says the same.
             sharded_state_dict_keys_map={
                 "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
-            },
+            }
+            | ({} if sparse else {"pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_"}),
         ),
     )

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from mindspeed_llm.config.model import ModelConfig
+from mindspeed_llm.config.model import ExpertsConfig, ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.kernels.cross_entropy import CHUNK
 from mindspeed_llm.models.shapes import stage_shapes
@@ -23,8 +23,8 @@ class Run:
     """What besides the model decides the memory of a rank.
 
     Attributes:
-        parallel: TP, PP, SP.
-        data_parallel: replicas.
+        parallel: TP, PP, SP, EP.
+        data_parallel: replicas, of all but the experts; see `expert_replicas`.
         seq_length, micro_batch_size: tokens of a row, rows of a forward pass.
         bf16: bfloat16 parameters and activations with float32 main weights, else all float32.
         distributed_optimizer: optimizer state is split over the replicas.
@@ -38,6 +38,13 @@ class Run:
     bf16: bool = True
     distributed_optimizer: bool = True
     recompute: Recompute = "none"
+
+    @property
+    def expert_replicas(self) -> int:
+        """Replicas of each expert, over which the state of their optimizer is split."""
+        parallel = self.parallel
+        ranks = self.data_parallel * parallel.tensor_model_parallel_size
+        return ranks // (parallel.expert_tensor_size * parallel.expert_model_parallel_size)
 
     @property
     def item(self) -> int:
@@ -73,25 +80,37 @@ def peak(model: ModelConfig, run: Run) -> Memory:
 
 def stage_memory(model: ModelConfig, run: Run, stage: int) -> Memory:
     """Memory of a rank of pipeline stage `stage` (0-based)."""
-    sizes = [math.prod(shape) for shape in stage_shapes(model, run.parallel, stage)]
-    count = sum(sizes)
-    share = -(-count // run.data_parallel) if run.distributed_optimizer else count
+    sizes = {
+        of_experts: [
+            math.prod(shape)
+            for shape in stage_shapes(model, run.parallel, stage, of_experts=of_experts)
+        ]
+        for of_experts in (False, True)
+    }
+    count = sum(map(sum, sizes.values()))
+    share = count
+    if run.distributed_optimizer:
+        replicas = {False: run.data_parallel, True: run.expert_replicas}
+        share = sum(-(-sum(sizes[kind]) // replicas[kind]) for kind in sizes)
     states = 3 if run.bf16 else 2  # main weights, and Adam's two averages
     layers = model.num_layers // run.parallel.pipeline_model_parallel_size
-    kinds = [model.is_sliding(stage * layers + i) for i in range(layers)]
+    own = range(stage * layers, (stage + 1) * layers)
     waiting = run.parallel.pipeline_model_parallel_size - stage  # micro-batches, 1F1B schedule
-    whole = [layer_bytes(model, run, sliding=kind) for kind in kinds]
+    whole = [layer_bytes(model, run, layer) for layer in own]
     kept = sum(whole)
     working = 0
     if run.recompute == "full":
         kept, working = layers * _stream(run) * run.item * model.hidden_size, max(whole)
     elif run.recompute == "selective":
-        kept -= sum(core_bytes(model, run, sliding=k) - _core_inputs(model, run) for k in kinds)
-        working = max(core_bytes(model, run, sliding=kind) for kind in kinds)
+        cores = [core_bytes(model, run, sliding=model.is_sliding(layer)) for layer in own]
+        kept -= sum(cores) - layers * _core_inputs(model, run)
+        working = max(cores)
     head = 0
     if stage == run.parallel.pipeline_model_parallel_size - 1:
         head = head_bytes(model, run)
-    gradient = run.item * max(sizes)  # of one parameter, until it is added to its buffer
+    gradient = run.item * max(
+        map(max, filter(None, sizes.values()))
+    )  # of one parameter, until it is added to its buffer
     update = WIDE * share  # AdamW's roots of the second average
     activations = waiting * kept + head
     return Memory(
@@ -121,20 +140,42 @@ def _norm(model: ModelConfig, run: Run) -> int:
     return WIDE + (WIDE if model.zero_centered_norm else run.item)
 
 
-def layer_bytes(model: ModelConfig, run: Run, *, sliding: bool) -> int:
-    """What one layer keeps of one micro-batch for its backward pass."""
+def layer_bytes(model: ModelConfig, run: Run, layer: int) -> int:
+    """What layer `layer` (0-based) keeps of one micro-batch for its backward pass.
+
+    Of experts it is what they keep where the router spreads tokens evenly over ranks.
+    """
     tp, item, tokens = run.parallel.tensor_model_parallel_size, run.item, _tokens(run)
     norm = _norm(model, run)
     norms = 4 if model.post_norms else 2
-    # the norms, and the inputs of the two column-parallel layers
-    outside = _stream(run) * model.hidden_size * (norms * norm + 2 * item)
-    mlp = 5 * item * model.ffn_hidden_size  # gate and up, activated gate, up again, product
+    # the norms, and the input of attention
+    outside = _stream(run) * model.hidden_size * (norms * norm + item)
+    if model.is_sparse(layer):
+        assert model.experts is not None
+        outside, mlp = outside + _expert_bytes(model, model.experts, run), 0
+    else:
+        outside += _stream(run) * model.hidden_size * item  # the MLP's input
+        mlp = 5 * item * model.ffn_hidden_size  # gate and up, activated gate, up again, product
     q, kv = model.num_attention_heads * model.head_dim, model.num_query_groups * model.head_dim
     inside = mlp + item * q  # and the input of the output projection
     if model.qk_norm:
         inside += norm * (q + kv)
     turns = 4 * item * model.turning_dim * run.seq_length  # cosine and sine, of queries and of keys
-    return outside + tokens * inside // tp + turns + core_bytes(model, run, sliding=sliding)
+    core = core_bytes(model, run, sliding=model.is_sliding(layer))
+    return outside + tokens * inside // tp + turns + core
+
+
+def _expert_bytes(model: ModelConfig, experts: ExpertsConfig, run: Run) -> int:
+    """The router, in float32, and experts; `models.layers` has megatron-core's all-to-all."""
+    item, hidden = run.item, model.hidden_size
+    # its input; the weights of all experts as chosen, which of them, and their softmax
+    softmax = 0 if experts.renormalized else WIDE
+    router = WIDE * hidden + experts.num_experts * (WIDE + 1 + softmax)
+    # for each expert of a token: the input, gate and up, activated gate, up again, product, product
+    # weighted, its weight, and where it came from
+    etp = run.parallel.expert_tensor_size  # ranks that each have all of their tokens, and a part
+    wide = item * (hidden * etp + 6 * experts.ffn_hidden_size)
+    return _stream(run) * (router + experts.top_k * (wide + etp * (WIDE + 8)))
 
 
 def _core_inputs(model: ModelConfig, run: Run) -> int:

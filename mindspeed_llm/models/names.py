@@ -30,20 +30,42 @@ class NameRule:
             SelfAttention.linear_qkv); `fused_qkv`: the same from one tensor with the rows of q,
             then k, then v (Phi-3); `gate_up`: rows [gate; up] (MLP.linear_fc1, gated).
         vocab: dim 0 is the vocabulary, padded in Megatron-Core and cut to `vocab_size` here.
+        layers: the layers that have it, where `{i}` is in the name; None: all.
+        experts: how many there are of it in a layer, where `{e}` is in the name.
+        stacked: in a checkpoint the layers are one tensor with a leading axis, as megatron-core
+            has it where all layers are alike; else each layer has a name of its own.
+        fused: of a norm before a linear layer: a checkpoint has it under that layer's name.
     """
 
     mcore: str
     hf: tuple[str, ...]
     op: Op = "copy"
     vocab: bool = False
+    layers: tuple[int, ...] | None = None
+    experts: int = 0
+    stacked: bool = True
+    fused: bool = False
 
     def __post_init__(self) -> None:
         wanted = {"copy": 1, "qkv": 3, "fused_qkv": 1, "gate_up": 2}[self.op]
         assert len(self.hf) == wanted, f"{self.mcore}: {self.op} takes {wanted} names"
+        assert "{e}" not in self.mcore or self.experts, f"{self.mcore}: how many?"
 
     @property
     def per_layer(self) -> bool:
         return "{i}" in self.mcore
+
+    def is_in(self, layer: int) -> bool:
+        """Whether layer `layer` (0-based) has this tensor; of rules with `{i}`."""
+        return self.per_layer and (self.layers is None or layer in self.layers)
+
+    def written_out(self, layer: int) -> list[NameRule]:
+        """The rules of one layer, with `{i}` and `{e}` filled in."""
+        return [
+            dataclasses.replace(self, mcore=self.mcore.format(i=layer, e=expert),
+                                hf=tuple(name.format(i=layer, e=expert) for name in self.hf))
+            for expert in range(self.experts or 1)
+        ]  # fmt: skip
 
 
 def hf_shapes(rule: NameRule, model: ModelConfig, mcore_shape: tuple[int, ...]) -> list[tuple]:
@@ -96,14 +118,10 @@ def to_hf(rule: NameRule, model: ModelConfig, tensor: torch.Tensor) -> list[torc
 
 
 def expand(rules: tuple[NameRule, ...], num_layers: int) -> list[NameRule]:
-    """The table with every `{i}` written out, layer by layer; refuses a name used twice."""
+    """The table with `{i}` and `{e}` written out, layer by layer; refuses a name used twice."""
     out: list[NameRule] = [r for r in rules if not r.per_layer]
     for i in range(num_layers):
-        out += [
-            dataclasses.replace(r, mcore=r.mcore.format(i=i), hf=tuple(n.format(i=i) for n in r.hf))
-            for r in rules
-            if r.per_layer
-        ]
+        out += [written for r in rules if r.is_in(i) for written in r.written_out(i)]
     seen: set[str] = set()
     for name in (n for r in out for n in (r.mcore, *r.hf)):
         if name in seen:

@@ -6,14 +6,25 @@ from pathlib import Path
 
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import ModelError
-from mindspeed_llm.models import gemma, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3
+from mindspeed_llm.models import (
+    gemma,
+    gemma2,
+    gemma3,
+    llama,
+    mistral,
+    mixtral,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
 from mindspeed_llm.models.family import Family
 from mindspeed_llm.models.hf_config import load_json
 from mindspeed_llm.models.names import NameRule
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
-    for module in (gemma, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3)
+    for module in (gemma, gemma2, gemma3, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe)
 }
 
 

@@ -72,7 +72,7 @@ def read_inputs(
     hf_dir = model_directory(load)
     model = read_model(hf_dir)
     architecture.check(model, settings.parallel)
-    settings.parallel.check_model(model)
+    settings.check_model(model)
     place = locate(load, settings.tuning.lora_load)
     loaded = None if place.adapter is None else shape_of_adapter(place)
     choice = choose(settings.tuning, place, loaded, model)

@@ -111,6 +111,8 @@ def start_groups(settings: Settings) -> None:
         parallel.tensor_model_parallel_size,
         parallel.pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
+        expert_model_parallel_size=parallel.expert_model_parallel_size,
+        expert_tensor_parallel_size=parallel.expert_tensor_size,
         distributed_timeout_minutes=settings.runtime.distributed_timeout_minutes,
     )
     # As in Megatron: stages differ, tensor-parallel ranks share the default generator and have

@@ -15,6 +15,7 @@ from mindspeed_llm.checkpoint.state import load_adapter, load_base, load_weights
 from mindspeed_llm.checkpoint.weights import Place, read_adapter
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.tuning import LoraConfig, TuningSettings
+from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.models.names import expand
 from mindspeed_llm.models.registry import rules_of
 from mindspeed_llm.models.shapes import mcore_shape
@@ -52,6 +53,8 @@ def choose(
         ConfigError: a flag contradicts the adapter, or a pattern fits no parameter of the model.
     """
     lora = tuning.lora(loaded)
+    if lora is not None:
+        check_adaptable(lora, model)
     names = tuning.trained(parameter_names(model))
     patterns = " ".join(("--freeze" if tuning.freeze else "--train-only", *tuning.patterns))
     return Choice(
@@ -60,6 +63,24 @@ def choose(
         names=frozenset(names),
         patterns=patterns if tuning.patterns else "all",
     )
+
+
+def check_adaptable(lora: LoraConfig, model: ModelConfig) -> None:
+    """Raise ConfigError where `lora` wants an adapter at a layer that takes none."""
+    if model.experts is None:
+        return
+    if model.is_mixed:
+        raise ConfigError(
+            f"LoRA on a {model.family} model in which only some layers have experts is not "
+            "supported; --train-only trains whole layers"
+        )
+    wrong = [target for target in lora.targets if target.startswith("linear_fc")]
+    if wrong:
+        raise ConfigError(
+            f"--lora-target-modules {' '.join(lora.targets)}: {' and '.join(wrong)} are experts "
+            f"in this {model.family} model, which take no adapters here; give "
+            "--lora-target-modules linear_qkv linear_proj"
+        )
 
 
 def parameter_names(model: ModelConfig) -> list[str]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from mindspeed_llm.checkpoint.hf_source import HFSource, HFWeights, global_name, global_shape
 from mindspeed_llm.errors import CheckpointError
+from mindspeed_llm.models.names import NameRule
 from mindspeed_llm.models.registry import FAMILIES
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -27,13 +28,25 @@ def rewrite(directory, change):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def test_global_names():
-    assert global_name("embedding.word_embeddings.weight")[1] is None
-    assert global_name("decoder.final_layernorm.weight") == ("decoder.final_layernorm.weight", None)
-    assert global_name("decoder.layers.13.mlp.linear_fc2.weight") == (
-        "decoder.layers.mlp.linear_fc2.weight", 13)  # fmt: skip
-    assert global_name("decoder.layers.0.input_layernorm.weight") == (
-        "decoder.layers.self_attention.linear_qkv.layer_norm_weight", 0)  # fmt: skip
+@pytest.mark.parametrize(("name", "options", "expected"), [
+    ("embedding.word_embeddings.weight", {}, ("embedding.word_embeddings.weight", ())),
+    ("decoder.final_layernorm.weight", {}, ("decoder.final_layernorm.weight", ())),
+    ("decoder.layers.13.mlp.linear_fc2.weight", {},
+     ("decoder.layers.mlp.linear_fc2.weight", (13,))),
+    ("decoder.layers.0.input_layernorm.weight", {"fused": True},
+     ("decoder.layers.self_attention.linear_qkv.layer_norm_weight", (0,))),
+    ("decoder.layers.2.pre_mlp_layernorm.weight", {},
+     ("decoder.layers.pre_mlp_layernorm.weight", (2,))),
+    ("decoder.layers.2.mlp.experts.local_experts.7.linear_fc2.weight", {"experts": 8},
+     ("decoder.layers.mlp.experts.experts.linear_fc2.weight", (2, 7))),
+    ("decoder.layers.2.mlp.experts.local_experts.7.linear_fc2.weight",
+     {"experts": 8, "stacked": False},
+     ("decoder.layers.2.mlp.experts.experts.linear_fc2.weight", (7,))),
+    ("decoder.layers.2.mlp.router.weight", {"stacked": False},
+     ("decoder.layers.2.mlp.router.weight", ())),
+])  # fmt: skip
+def test_global_names(name, options, expected):
+    assert global_name(NameRule(mcore=name, hf=("x",), **options)) == expected
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -42,15 +55,14 @@ def test_boxes_equal_the_composed_tensors(tmp_path, tiny_hf_model, family):
     source = HFSource(tiny_hf_model(family, tmp_path / family))
     weights = source.weights
     for rule in weights.rules:
-        key, layer = global_name(rule.mcore)
+        key, lead = global_name(rule)
         whole = weights.compose(rule)
         assert source.tensors[key].shape == global_shape(rule, weights.model)
         rows = whole.shape[0]
         start, count = rows // 4, max(rows // 2, 1)
         shape = (count, *whole.shape[1:])
-        lead = () if layer is None else (1,)
-        out = torch.empty(*lead, *shape)
-        offset = (*(() if layer is None else (layer,)), start, *(0 for _ in shape[1:]))
+        out = torch.empty(*(1 for _ in lead), *shape)
+        offset = (*lead, start, *(0 for _ in shape[1:]))
         source.read(key, offset, out)
         assert torch.equal(out.reshape(shape), whole[start : start + count]), rule.mcore
     source.weights.close()

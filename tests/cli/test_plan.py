@@ -97,3 +97,29 @@ def test_a_length_beyond_the_model(planned):
 def test_a_place_without_a_model(tmp_path, capsys):
     assert run(plan.main, ["--model", str(tmp_path / "no"), *EIGHT]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_experts_are_spread_over_devices(planned):
+    """30 B parameters, of which 29 are experts'."""
+    flags = ("--devices", "8", "--memory", "96GiB", "--seq-length", "4096")
+    name = "Qwen3 30B A3B"
+    found = json.loads(planned(*flags, "--json", name=name)[1])
+    by_layout = {
+        (c["tensor_model_parallel_size"], c["pipeline_model_parallel_size"],
+         c["expert_model_parallel_size"], c["expert_tensor_parallel_size"]): c
+        for c in found["candidates"] if c["recompute"] == "none"
+    }  # fmt: skip
+    assert len(by_layout) * 3 == len(found["candidates"])
+    assert {(1, 1, 1, None), (1, 1, 8, None), (2, 1, 4, None), (2, 1, 8, 1), (4, 2, 4, 1)} < {
+        *by_layout
+    }
+    assert (2, 1, 8, None) not in by_layout and (4, 1, 2, 1) not in by_layout
+    one, eight = (by_layout[1, 1, ep, None]["memory"] for ep in (1, 8))
+    experts = 48 * 128 * 3 * 2048 * 768
+    assert one["parameters"] - eight["parameters"] == 2 * experts * 7 // 8
+    assert one["optimizer"] == eight["optimizer"]  # spread over eight replicas, or over EP 8
+    settings, _ = read_settings([*by_layout[2, 1, 8, 1]["flags"], *NEEDED])
+    assert settings.parallel.expert_model_parallel_size == 8
+    assert settings.parallel.expert_tensor_parallel_size == 1
+    code, out, err = planned(*flags, name=name)
+    assert "of TP" in out and code == 0 and not err

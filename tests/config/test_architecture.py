@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from mindspeed_llm.config.architecture import ArchitectureFlags
-from mindspeed_llm.config.model import ModelConfig, RopeConfig
+from mindspeed_llm.config.model import ExpertsConfig, ModelConfig, RopeConfig
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.errors import ConfigError
 
@@ -36,7 +36,9 @@ WRONG = {
     "output_logit_softcapping": 50.0, "query_pre_attn_scalar": 224.0,
     "interleave_sliding_window": 1024, "qk_layernorm": True, "add_qkv_bias": True,
     "untie_embeddings_and_output_weights": True, "vocab_size": 256128,
-    "padded_vocab_size": 256128, "make_vocab_size_divisible_by": 3000,
+    "padded_vocab_size": 256128, "make_vocab_size_divisible_by": 3000, "num_experts": 8,
+    "moe_router_topk": 2, "moe_ffn_hidden_size": 768, "moe_router_pre_softmax": True,
+    "norm_topk_prob": True,
 }  # fmt: skip
 # Statements that Gemma2 agrees with, and a model that does not.
 LLAMA = dataclasses.replace(
@@ -81,3 +83,18 @@ def test_a_statement_about_a_part_that_the_model_lacks(name):
 def test_all_contradictions_are_told_at_once():
     with pytest.raises(ConfigError, match=r"--num-layers is 26, the model has 42; --hidden-size"):
         ArchitectureFlags(num_layers=26, hidden_size=2304).check(GEMMA2_9B, ParallelConfig())
+
+
+@pytest.mark.parametrize("name", ["num_experts", "moe_router_topk", "moe_ffn_hidden_size"])
+def test_statements_about_experts(name):
+    experts = ExpertsConfig(
+        num_experts=16, top_k=4, ffn_hidden_size=96, renormalized=True, layers=(0,)
+    )
+    model = dataclasses.replace(LLAMA, mlp_bias=False, experts=experts)
+    said = {"num_experts": 16, "moe_router_topk": 4, "moe_ffn_hidden_size": 96,
+            "norm_topk_prob": True}  # fmt: skip
+    ArchitectureFlags(**said).check(model, ParallelConfig())
+    with pytest.raises(ConfigError, match=f"is 3, the model has {said[name]}"):
+        ArchitectureFlags(**said | {name: 3}).check(model, ParallelConfig())
+    with pytest.raises(ConfigError, match="--moe-router-pre-softmax is given"):
+        ArchitectureFlags(moe_router_pre_softmax=True).check(model, ParallelConfig())

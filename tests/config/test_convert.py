@@ -47,7 +47,7 @@ def test_tokenizer_directory(tmp_path):
     (f"{HF2MG} --max-shard-gb 0", "--max-shard-gb"),
     (f"{HF2MG} --max-shard-gb nan", "--max-shard-gb"),
     (f"{HF2MG} --model-type BERT", "BERT"),
-    (f"{HF2MG} --target-expert-parallel-size 2", "--target-expert-parallel-size"),
+    (f"{MG2HF} --target-expert-parallel-size 2", "no layout"),
     (f"{HF2MG} --params-dtype int8", "int8"),
     (f"{HF2MG} --load-directory c", "--load-dir"),
     ("--load-model-type hf --save-model-type mg --load-dir a", "--save-dir"),

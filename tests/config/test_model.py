@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mindspeed_llm.config.model import ModelConfig, RopeConfig
+from mindspeed_llm.config.model import ExpertsConfig, ModelConfig, RopeConfig
 from mindspeed_llm.errors import ModelError
 
 FIELDS = {
@@ -53,3 +53,33 @@ def test_without_layer_types_all_layers_are_full():
     model = ModelConfig(**FIELDS, rope_local=RopeConfig(theta=100.0))
     assert not any(model.is_sliding(i) for i in range(4))
     assert {model.rope_of(i).theta for i in range(4)} == {1e4}
+
+
+EXPERTS = {"num_experts": 4, "top_k": 2, "ffn_hidden_size": 8, "renormalized": True,
+           "layers": (1, 3)}  # fmt: skip
+
+
+def test_experts_of_some_layers():
+    model = ModelConfig(**FIELDS, experts=ExpertsConfig(**EXPERTS))
+    assert [model.is_sparse(i) for i in range(4)] == [False, True, False, True]
+    assert model.is_mixed and not ModelConfig(**FIELDS).is_mixed
+    whole = ModelConfig(**FIELDS, experts=ExpertsConfig(**EXPERTS | {"layers": (0, 1, 2, 3)}))
+    assert not whole.is_mixed
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"num_experts": 0}, "num_experts is 0"),
+    ({"top_k": 5}, "5 experts a token of 4"),
+    ({"top_k": 1}, "one expert a token"),
+    ({"layers": ()}, r"experts in layers \(\) of 4"),
+    ({"layers": (3, 1)}, r"experts in layers \(3, 1\)"),
+    ({"layers": (4,)}, r"experts in layers \(4,\) of 4"),
+])  # fmt: skip
+def test_experts_that_make_no_sense(changes, message):
+    with pytest.raises(ModelError, match=message):
+        ModelConfig(**FIELDS, experts=ExpertsConfig(**EXPERTS | changes))
+
+
+def test_experts_have_no_biases():
+    with pytest.raises(ModelError, match="experts with biases"):
+        ModelConfig(**FIELDS, mlp_bias=True, experts=ExpertsConfig(**EXPERTS))

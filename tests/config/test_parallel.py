@@ -1,9 +1,11 @@
 """config.parallel: arithmetic of layouts and the errors that name flag and numbers."""
 
+import dataclasses
+
 import pytest
 
 from mindspeed_llm.config.flags import parse
-from mindspeed_llm.config.model import ModelConfig, RopeConfig
+from mindspeed_llm.config.model import ExpertsConfig, ModelConfig, RopeConfig
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.errors import ConfigError
 
@@ -14,10 +16,16 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-def layout(tp=1, pp=1, sp=False):
+EXPERTS = dataclasses.replace(MODEL, experts=ExpertsConfig(
+    num_experts=6, top_k=2, ffn_hidden_size=10, renormalized=True, layers=tuple(range(6))
+))  # fmt: skip
+
+
+def layout(tp=1, pp=1, sp=False, ep=1, etp=None):
     return ParallelConfig(
-        tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp, sequence_parallel=sp
-    )
+        tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp, sequence_parallel=sp,
+        expert_model_parallel_size=ep, expert_tensor_parallel_size=etp,
+    )  # fmt: skip
 
 
 def test_is_read_from_megatrons_flags():
@@ -85,3 +93,48 @@ def test_layouts_that_fit(tp, pp):
 @pytest.mark.parametrize(("tp", "size"), [(1, 131), (2, 132), (4, 132), (8, 136)])
 def test_the_vocabulary_is_padded_to_a_multiple_of_tp(tp, size):
     assert layout(tp).padded_vocab_size(131) == size
+
+
+@pytest.mark.parametrize(("tp", "ep", "etp", "message"), [
+    (1, 0, None, "--expert-model-parallel-size is 0"),
+    (4, 4, 2, "--expert-tensor-parallel-size is 2; expected 1 or TP, 4"),
+    (4, 2, 1, "--expert-model-parallel-size a multiple of them"),
+])  # fmt: skip
+def test_impossible_layouts_of_experts_are_refused(tp, ep, etp, message):
+    with pytest.raises(ConfigError, match=message):
+        layout(tp, ep=ep, etp=etp)
+
+
+@pytest.mark.parametrize(("changes", "size", "replicas"), [
+    ({"ep": 2}, 2, 2), ({"pp": 2, "ep": 2}, 4, 2), ({"tp": 2, "ep": 2}, 4, 2),
+    ({"tp": 2, "ep": 2, "etp": 1}, 2, 1), ({"tp": 2, "ep": 4, "etp": 1}, 4, 2),
+])  # fmt: skip
+def test_ranks_that_share_experts_are_of_one_replica(changes, size, replicas):
+    parallel = layout(**changes)
+    assert parallel.replica_size == size
+    assert parallel.data_parallel_size(size) == replicas
+    assert parallel.data_parallel_size(2 * size) == 2 * replicas
+
+
+def test_a_number_of_processes_that_experts_do_not_divide():
+    with pytest.raises(ConfigError, match="3 processes do not divide into EP 2 .*multiple of 2"):
+        layout(ep=2).data_parallel_size(3)
+
+
+@pytest.mark.parametrize(("model", "changes", "message"), [
+    (MODEL, {"ep": 2}, "--expert-model-parallel-size: this test model has no experts"),
+    (MODEL, {"etp": 1}, "--expert-tensor-parallel-size: this test model has no experts"),
+    (EXPERTS, {"ep": 4}, r"4 does not divide the model's 6 experts; use one of \[1, 2, 3, 6\]"),
+    (EXPERTS, {"tp": 4}, "the width 10 of an expert does not divide by 4"),
+])  # fmt: skip
+def test_a_layout_that_does_not_fit_the_experts(model, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        layout(**changes).check_model(model)
+
+
+def test_the_width_of_an_mlp_that_no_layer_has_does_not_count():
+    narrow = dataclasses.replace(EXPERTS, ffn_hidden_size=7)
+    layout(2).check_model(narrow)
+    few = dataclasses.replace(narrow.experts, layers=(0,))
+    with pytest.raises(ConfigError, match="7 ffn hidden size"):
+        layout(2).check_model(dataclasses.replace(narrow, experts=few))

@@ -23,9 +23,8 @@ def nbytes(tensors):
     return sum(kept.values())
 
 
-def states(model, tp, pp, sharded, bf16):
+def states(model, parallel, sharded, bf16):
     """[what a rank has, what is predicted], in bytes: parameters, gradients, optimizer."""
-    parallel = ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
     replicas = parallel_state.get_data_parallel_world_size()
     dtype = torch.bfloat16 if bf16 else torch.float32
     gpt = build_model(model, parallel, dtype=dtype, calculate_per_token_loss=True)
@@ -63,7 +62,11 @@ def layers(model, bf16):
     ids = torch.randint(0, model.vocab_size, (2, 64))
     for count in (2, 4):  # two of each kind more: everything outside the layers cancels out
         kinds = model.layer_types[:count]
-        smaller = dataclasses.replace(model, num_layers=count, layer_types=kinds)
+        sparse = model.experts
+        if sparse is not None:
+            own = tuple(layer for layer in sparse.layers if layer < count)
+            sparse = dataclasses.replace(sparse, layers=own)
+        smaller = dataclasses.replace(model, num_layers=count, layer_types=kinds, experts=sparse)
         gpt = build_model(smaller, ParallelConfig(), dtype=dtype)
         own = {p.untyped_storage().data_ptr() for p in gpt.parameters()}
         kept = {}
@@ -80,15 +83,21 @@ def layers(model, bf16):
         del logits
     run = Run(parallel=ParallelConfig(), data_parallel=1, seq_length=64, micro_batch_size=2,
               bf16=bf16)  # fmt: skip
-    expected = sum(layer_bytes(model, run, sliding=model.is_sliding(i)) for i in (2, 3))
+    expected = sum(layer_bytes(model, run, layer) for layer in (2, 3))
     return [sizes[1] - sizes[0], expected]
 
 
-def main(directories, tp, pp, sharded, bf16):
-    parallel_state.initialize_model_parallel(tp, pp)
+def main(directories, tp, pp, sharded, bf16, ep=1, etp=None):
+    parallel_state.initialize_model_parallel(
+        tp, pp, expert_model_parallel_size=ep, expert_tensor_parallel_size=etp
+    )
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp,
+        expert_model_parallel_size=ep, expert_tensor_parallel_size=etp,
+    )  # fmt: skip
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     models = {name: read_model(Path(place)) for name, place in directories.items()}
-    out = {"states": {n: states(m, tp, pp, sharded, bf16) for n, m in models.items()}}
+    out = {"states": {n: states(m, parallel, sharded, bf16) for n, m in models.items()}}
     if tp * pp == 1 and not sharded:
         out["layers"] = {n: layers(m, bf16) for n, m in models.items()}
     return out

@@ -18,13 +18,21 @@ from megatron.core.distributed import (
 )
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from transformers.core_model_loading import revert_weight_conversion
 
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.models.build import build_model
 from mindspeed_llm.models.names import expand, to_mcore
 from mindspeed_llm.models.registry import read_model, rules_of
 
-TOKENS = 32
+TOKENS, EXPERTS = 32, 4
+
+
+def as_files(model, tensors):
+    """Tensors of transformers' model under the names its files have: experts one by one."""
+    if hasattr(model.config, "num_experts_per_tok"):
+        return revert_weight_conversion(model, dict(tensors))
+    return tensors
 
 
 def whole(model, tensors, padded):
@@ -43,6 +51,8 @@ def whole(model, tensors, padded):
 def part(name, tensor, shape):
     """This rank's part of the whole tensor `name`; `shape` is the local one."""
     rank = parallel_state.get_tensor_model_parallel_rank()
+    if "local_experts" in name:
+        rank = parallel_state.get_expert_tensor_parallel_rank()
     if "linear_fc1" in name and tensor.shape[0] != shape[0]:
         return torch.cat([half.split(shape[0] // 2)[rank] for half in tensor.chunk(2)])
     for dim, (full, local) in enumerate(zip(tensor.shape, shape, strict=True)):
@@ -56,6 +66,12 @@ def globally(name, first_layer):
     if not name.startswith("decoder.layers."):
         return name
     _, _, layer, rest = name.split(".", 3)
+    head, experts, tail = rest.partition("local_experts.")
+    if experts:  # of those on this rank -> of all
+        number, _, tail = tail.partition(".")
+        ranks = parallel_state.get_expert_model_parallel_world_size()
+        number = int(number) + EXPERTS // ranks * parallel_state.get_expert_model_parallel_rank()
+        rest = f"{head}{experts}{number}.{tail}"
     return f"decoder.layers.{int(layer) + first_layer}.{rest}"
 
 
@@ -123,8 +139,12 @@ def case(directory, parallel):
 
     gpt = build_model(model, parallel, dtype=torch.float32, perform_initialization=False)
     padded = parallel.padded_vocab_size(model.vocab_size)
-    weights = whole(model, theirs.state_dict(), padded)
-    gradients = whole(model, {n: p.grad for n, p in theirs.named_parameters()}, padded)
+    replicas, replica = (parallel_state.get_data_parallel_world_size(),
+                         parallel_state.get_data_parallel_rank())  # fmt: skip
+    ids, labels, reference = (x.chunk(replicas)[replica] for x in (ids, labels, reference))
+    weights = whole(model, as_files(theirs, theirs.state_dict()), padded)
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    gradients = whole(model, as_files(theirs, gradients), padded)
     stage = parallel_state.get_pipeline_model_parallel_rank()
     first = stage * model.num_layers // parallel.pipeline_model_parallel_size
     split = []
@@ -135,6 +155,7 @@ def case(directory, parallel):
             if weight.shape != full.shape:
                 split.append(name)
                 assert weight.tensor_model_parallel, name
+        assert replicas == 1 or parallel.expert_model_parallel_size > 1
     out = {"split": len(split)}
     if not parallel.sequence_parallel and parallel.pipeline_model_parallel_size == 1:
         with torch.no_grad():
@@ -151,7 +172,9 @@ def case(directory, parallel):
         ours = gathered(seen["logits"])[..., : model.vocab_size].log_softmax(-1)
         theirs = gathered(reference)[..., : model.vocab_size].log_softmax(-1)
         out["logprobs"] = (ours - theirs).abs().max().item()
-        out["loss"] = abs(seen["loss"] - loss.item()) / loss.item()
+        total = torch.tensor(seen["loss"], dtype=torch.float64)
+        dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+        out["loss"] = abs(total.item() / replicas - loss.item()) / loss.item()
     grads = {
         name: relative(
             parameter.main_grad,
@@ -179,7 +202,7 @@ def rounded(directory, parallel):
     theirs = load(directory, attn_implementation="eager", dtype=torch.bfloat16)
     model = read_model(Path(directory))
     gpt = build_model(model, parallel, dtype=torch.bfloat16, perform_initialization=False)
-    weights = whole(model, theirs.state_dict(), model.vocab_size)
+    weights = whole(model, as_files(theirs, theirs.state_dict()), model.vocab_size)
     ids = torch.randint(3, model.vocab_size, (8, TOKENS), generator=torch.manual_seed(5))
     positions = torch.arange(TOKENS)[None].expand(len(ids), -1)
     with torch.no_grad():
@@ -192,13 +215,16 @@ def rounded(directory, parallel):
     return {"ours": ours, "theirs": theirs}
 
 
-def main(directories, tp, pp, sp, bf16=False):
+def main(directories, tp, pp, sp, bf16=False, ep=1, etp=None):
     """{case: differences on this rank} for the models in {case: directory}."""
-    parallel_state.initialize_model_parallel(tp, pp)
+    parallel_state.initialize_model_parallel(
+        tp, pp, expert_model_parallel_size=ep, expert_tensor_parallel_size=etp
+    )
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     parallel = ParallelConfig(
-        tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp, sequence_parallel=sp
-    )
+        tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp, sequence_parallel=sp,
+        expert_model_parallel_size=ep, expert_tensor_parallel_size=etp,
+    )  # fmt: skip
     compare = rounded if bf16 else case
     results = {name: compare(directory, parallel) for name, directory in directories.items()}
     dist.barrier()

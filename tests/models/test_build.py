@@ -24,6 +24,27 @@ CASES = {  # case -> family, changes of its tiny model; each fits TP 2 and PP 2
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "qwen3 biases": ("qwen3", {"attention_bias": True}),
+    "qwen3_moe": ("qwen3_moe", {}),
+    "qwen3_moe normed": ("qwen3_moe", {"norm_topk_prob": True, "tie_word_embeddings": True}),
+    "qwen3_moe mixed": (
+        "qwen3_moe",
+        {
+            "mlp_only_layers": [1],
+            "num_experts_per_tok": 1,
+            "use_sliding_window": True,
+            "sliding_window": 8,
+        },
+    ),
+    "qwen3_moe every second": (
+        "qwen3_moe",
+        {
+            "decoder_sparse_step": 2,
+            "num_experts_per_tok": 3,
+            "norm_topk_prob": True,
+            "attention_bias": True,
+        },
+    ),
+    "mixtral": ("mixtral", {}),
     "gemma2": ("gemma2", {}),
     "gemma2 untied": ("gemma2", {"tie_word_embeddings": False}),
     "gemma3": ("gemma3", {}),
@@ -44,12 +65,26 @@ LAYOUTS = {  # TP, PP, sequence parallel
     "PP 2": (1, 2, False),
     "TP 2 PP 2": (2, 2, True),
 }
+EXPERTS = {  # processes, TP, PP, sequence parallel, EP, tensor-parallel ranks of an expert
+    "EP 2": (2, 1, 1, False, 2, None),
+    "TP 2 EP 2 of whole experts": (2, 2, 1, True, 2, 1),
+}
+MORE_EXPERTS = {
+    "EP 4": (4, 1, 1, False, 4, None),
+    "EP 2, two replicas": (4, 1, 1, False, 2, None),
+    "EP 2 PP 2": (4, 1, 2, False, 2, None),
+    "TP 2 EP 2": (4, 2, 1, True, 2, None),
+    "TP 2 PP 2 EP 2 of whole experts": (4, 2, 2, True, 2, 1),
+    "TP 2 EP 4 of whole experts": (4, 2, 1, True, 4, 1),
+}
 FOUR = {"TP 4": (4, 1, True), "PP 4": (1, 4, False)}
 ROWS = [
     (layout, case)
     for layout in LAYOUTS
     for case in CASES
-    if layout not in ("TP 2", "TP 2 PP 2") or case in ("llama", "gemma2", "gemma3", "phi3")
+    if layout not in ("TP 2", "TP 2 PP 2")
+    or case in ("llama", "gemma2", "gemma3", "phi3")
+    or (layout == "TP 2 PP 2" and case in ("qwen3_moe mixed", "mixtral"))
 ]  # the rest: TP with SP, PP alone
 ROWS += [("one process", case) for case in ONE_GROUP]
 GEMMA2_9B = json.dumps({  # what the published checkpoint's config.json says, but for token ids
@@ -96,6 +131,18 @@ def test_equals_transformers(layout, case, results, run_ranks, directories):
     compare([answer[case] for answer in results[layout]], tp, pp, sp)
 
 
+@pytest.mark.parametrize(
+    "layout", [*EXPERTS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_EXPERTS)]
+)
+def test_experts_on_several_ranks_equal_transformers(layout, run_ranks, directories):
+    size, tp, pp, sp, ep, etp = (EXPERTS | MORE_EXPERTS)[layout]
+    sparse = [case for case, (family, _) in CASES.items() if family in ("qwen3_moe", "mixtral")]
+    models = {case: directories[case] for case in sparse}
+    answers = run_ranks(size, RANKS, models, tp, pp, sp, False, ep, etp)
+    for case in sparse:
+        compare([answer[case] for answer in answers], tp, pp, sp)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", FOUR)
 def test_four_ranks_equal_transformers(layout, run_ranks, directories):
@@ -118,7 +165,7 @@ def compare(ranks, tp, pp, sp):
     assert max(rank["gradient"] for rank in ranks) < 1e-4, [rank["worst"] for rank in ranks]
     assert all((rank["split"] > 0) == (tp > 1) for rank in ranks)
     last = [rank for rank in ranks if "logits" in rank]
-    assert len(last) == tp
+    assert len(last) * pp == len(ranks)
     assert max(rank["logits"] for rank in last) < 1e-4
     assert max(rank["logprobs"] for rank in last) < 1e-4
     assert max(rank["loss"] for rank in last) < 1e-4

@@ -39,6 +39,13 @@ def test_two_processes(tp, pp, sharded, bf16, run_ranks, directories):
         check(answer["states"])
 
 
+def test_experts_on_two_processes(run_ranks, directories):
+    """With EP 2 each process has half of the experts, and the whole state of their optimizer."""
+    wanted = {name: directories[name] for name in ("qwen3_moe", "mixtral")}
+    for answer in run_ranks(2, RANKS, wanted, 1, 1, True, True, 2):
+        check(answer["states"])
+
+
 def check(states):
     for name, parts in states.items():
         for part, (found, expected) in parts.items():

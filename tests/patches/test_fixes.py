@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 
@@ -191,3 +192,35 @@ def test_random_state_and_devices():
     with pytest.raises(AssertionError):
         fixes.any_device(None)
     assert fixes.using_pytorch_optimizer(True) is False and fixes.have_fused_adam(False) is True
+
+
+def test_a_router_needs_no_transformer_engine():
+    from megatron.core.transformer.moe import moe_utils
+
+    original = moe_utils.router_gating_linear
+    x, weight = (torch.randn(n, 3, generator=torch.manual_seed(n)).bfloat16() for n in (4, 5))
+    named = {"bias": None} if "bias" in inspect.signature(original).parameters else {}
+    with pytest.raises(NameError, match="te_general_gemm"):
+        original(x, weight, router_dtype=torch.float32, **named)
+    gate = fixes.gating_without_transformer_engine(original)
+    found = gate(x, weight, router_dtype=torch.float32, **named)
+    assert found.dtype is torch.float32
+    assert torch.equal(found, x.float() @ weight.float().T)
+
+
+def test_a_router_with_transformer_engine_is_left_alone(monkeypatch):
+    from megatron.core.transformer.moe import moe_utils
+
+    monkeypatch.setattr(moe_utils, "te_general_gemm", None, raising=False)
+    original = moe_utils.router_gating_linear
+    assert fixes.gating_without_transformer_engine(original) is original
+
+
+def test_counts_are_lists_for_all_to_all_on_the_cpu():
+    from megatron.core.transformer.moe.moe_utils import maybe_move_tensor_to_cpu as original
+
+    counts = torch.tensor([3, 0, 2])
+    assert torch.is_tensor(original(counts, as_numpy=True))  # which all_to_all_single refuses
+    move = fixes.counts_on_any_device(original)
+    assert isinstance(move(counts, as_numpy=True), numpy.ndarray)
+    assert move(counts).tolist() == [3, 0, 2] and move(None, as_numpy=True) is None
