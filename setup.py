@@ -31,7 +31,7 @@ setup(
     package_data={"mindspeed_llm": ["py.typed"]},
     install_requires=[
         "torch>=2.6",
-        "megatron-core>=0.14,<0.17",
+        "megatron-core>=0.12.3,<0.17",
         "transformers>=4.51",
         "numpy>=1.26",
         "safetensors>=0.4.3",

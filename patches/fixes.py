@@ -134,6 +134,28 @@ def numpy_with_product(original: ModuleType) -> ModuleType:
     )
 
 
+def nothing_to_quantize(original: Callable[..., None]) -> Callable[..., None]:
+    """quantize_param_shard that has nothing to do for a model without fp8 parameters."""
+
+    @functools.wraps(original)
+    def quantize(model_params: list[Any], *args: Any, **kwargs: Any) -> None:
+        if model_params:
+            original(model_params, *args, **kwargs)
+
+    return quantize
+
+
+def write_item_as_saved(original: Callable[..., Any]) -> Callable[..., Any]:
+    """torch's _write_item with the format that it took for granted before it asked for one."""
+    if "serialization_format" not in inspect.signature(original).parameters:
+        return original
+    from torch.distributed.checkpoint.filesystem import SerializationFormat
+
+    return functools.wraps(original)(
+        functools.partial(original, serialization_format=SerializationFormat.TORCH_SAVE)
+    )
+
+
 def checkpoint_without_fp8(original: Callable[..., None]) -> Callable[..., None]:
     """CheckpointWithoutOutput.__init__ that takes its own default, False, for no fp8."""
 

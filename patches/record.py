@@ -38,7 +38,7 @@ class Patch:
     why: str
     upstream: str
     remove_when: str
-    mcore: str = ">=0.14,<0.17"
+    mcore: str = ">=0.12.3,<0.17"
     devices: tuple[str, ...] = DEVICES
     rebind: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()

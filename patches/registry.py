@@ -161,6 +161,7 @@ _OPTIMIZER = (
         why="Says where the step count is: in the parameter group, with the Adam above.",
         upstream=_RESUME_LINK,
         remove_when=_RESUME_END,
+        mcore=">=0.14,<0.17",
     ),
     Patch(
         target=f"{_OPTIMIZER_MODULE}:DistributedOptimizer._set_main_param_and_optimizer_states",
@@ -180,11 +181,32 @@ _VERSIONS = (
         why="Calls numpy.product, which numpy 2 no longer has: saving is an AttributeError.",
         upstream="https://github.com/NVIDIA/Megatron-LM (mended in 0.16)",
         remove_when="megatron-core below 0.16 is no longer supported",
-        mcore=">=0.14,<0.16",
+        mcore=">=0.12.3,<0.16",
         rebind=(
             "megatron.core.dist_checkpointing.validation:np",
             "megatron.core.dist_checkpointing.exchange_utils:np",
         ),
+    ),
+    Patch(
+        target="megatron.core.fp8_utils:quantize_param_shard",
+        adapter=f"{_FIXES}:nothing_to_quantize",
+        kind="wrap",
+        why="Without Transformer Engine it raises in every step of the distributed optimizer, also "
+        "for a model that has no fp8 parameter.",
+        upstream="https://github.com/NVIDIA/Megatron-LM (mended in 0.13)",
+        remove_when="megatron-core 0.12 is no longer supported",
+        mcore=">=0.12.3,<0.13",
+        needs=("model_params",),
+    ),
+    Patch(
+        target="megatron.core.dist_checkpointing.strategies.filesystem_async:_write_item",
+        adapter=f"{_FIXES}:write_item_as_saved",
+        kind="wrap",
+        why="torch's function asks for the serialization format since 2.7; it is not given, and "
+        "saving is a TypeError in a writer process.",
+        upstream="https://github.com/NVIDIA/Megatron-LM (mended in 0.13)",
+        remove_when="megatron-core 0.12 is no longer supported",
+        mcore=">=0.12.3,<0.13",
     ),
 )
 
@@ -200,6 +222,7 @@ _DEFECTS = (
         "layernorm or moe_act is a NameError without Transformer Engine.",
         upstream="none reported: tensor_parallel/random.py",
         remove_when="CheckpointWithoutOutput() has fp8 False",
+        mcore=">=0.13,<0.17",
         needs=("fp8",),
     ),
     Patch(

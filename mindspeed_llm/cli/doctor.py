@@ -23,7 +23,7 @@ PYTHON = ">=3.10"
 # module: (distribution, versions, what it is for); the first part is what setup.py requires
 NEEDED: dict[str, tuple[str, str]] = {
     "torch": ("torch", ">=2.6"),
-    "megatron.core": ("megatron-core", ">=0.14,<0.17"),
+    "megatron.core": ("megatron-core", ">=0.12.3,<0.17"),
     "transformers": ("transformers", ">=4.51"),
     "numpy": ("numpy", ">=1.26"),
     "safetensors": ("safetensors", ">=0.4.3"),

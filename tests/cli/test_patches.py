@@ -54,7 +54,7 @@ def test_table_names_every_target_and_reason():
         "armed",
         "skipped: not for cpu",
         "remove when",
-        ">=0.14,<0.17",
+        ">=0.12.3,<0.17",
     ):
         assert words in done.stdout
     assert done.stdout.count("wrap") >= 10
