@@ -134,6 +134,31 @@ def numpy_with_product(original: ModuleType) -> ModuleType:
     )
 
 
+def forget_position_embedding_ranks(original: Callable[[], None]) -> Callable[[], None]:
+    """destroy_model_parallel that forgets which ranks had position embeddings as well."""
+
+    @functools.wraps(original)
+    def destroy() -> None:
+        original()
+        sys.modules["megatron.core.parallel_state"]._POSITION_EMBEDDING_GLOBAL_RANKS = None
+
+    return destroy
+
+
+def layer_number_of_the_model(original: Callable[..., None]) -> Callable[..., None]:
+    """Attention.__init__ that counts layers from the first of the model, not of the stage."""
+
+    @functools.wraps(original)
+    def init(
+        self: Any, config: Any, submodules: Any, layer_number: int, *args: Any, **kwargs: Any
+    ) -> None:
+        layers = sys.modules["megatron.core.transformer.transformer_layer"]
+        first = layers.get_transformer_layer_offset(config)
+        original(self, config, submodules, layer_number + first, *args, **kwargs)
+
+    return init
+
+
 def nothing_to_quantize(original: Callable[..., None]) -> Callable[..., None]:
     """quantize_param_shard that has nothing to do for a model without fp8 parameters."""
 

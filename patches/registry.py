@@ -188,6 +188,27 @@ _VERSIONS = (
         ),
     ),
     Patch(
+        target="megatron.core.parallel_state:destroy_model_parallel",
+        adapter=f"{_FIXES}:forget_position_embedding_ranks",
+        kind="wrap",
+        why="Keeps the ranks that had position embeddings, so that the next layout in the same "
+        "process looks for a group that it has not got: AssertionError in the first step.",
+        upstream="https://github.com/NVIDIA/Megatron-LM (mended in 0.13)",
+        remove_when="megatron-core 0.12 is no longer supported",
+        mcore=">=0.12.3,<0.13",
+    ),
+    Patch(
+        target="megatron.core.transformer.attention:Attention.__init__",
+        adapter=f"{_FIXES}:layer_number_of_the_model",
+        kind="wrap",
+        why="Is given the number of a layer within its pipeline stage, so that layers of a kind of "
+        "their own (sliding windows) are others than at one stage: wrong numbers, no error.",
+        upstream="https://github.com/NVIDIA/Megatron-LM (mended in 0.13)",
+        remove_when="megatron-core 0.12 is no longer supported",
+        mcore=">=0.12.3,<0.13",
+        needs=("layer_number",),
+    ),
+    Patch(
         target="megatron.core.fp8_utils:quantize_param_shard",
         adapter=f"{_FIXES}:nothing_to_quantize",
         kind="wrap",

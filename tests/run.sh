@@ -12,7 +12,7 @@ cd "$ROOT"
 VENV=${VENV:-$ROOT/.venv-tests}
 PYTHON=${PYTHON:-python3}
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
-MCORE_VERSIONS=${MCORE_VERSIONS:-0.14.0 0.15.3}
+MCORE_VERSIONS=${MCORE_VERSIONS:-0.12.3 0.13.1 0.14.0 0.15.3}
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     { echo "error: $PYTHON is older than Python 3.10; set PYTHON=python3.11 or so" >&2; exit 2; }

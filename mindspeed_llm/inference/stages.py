@@ -55,7 +55,7 @@ class Stages:
         rows, length = ids.shape
         if length == 1 and cache is not None and (step := self._single()) is not None:
             logits = step(ids.to(self.device), cache)
-            cache.increment_sequence_len_offset(1)
+            cache.sequence_len_offset += 1
             return logits
         start = 0 if cache is None else cache.sequence_len_offset
         ids = ids.to(self.device)
@@ -70,7 +70,7 @@ class Stages:
             ids, positions, None, inference_context=cache, runtime_gather_output=True
         )
         if cache is not None:
-            cache.increment_sequence_len_offset(length)
+            cache.sequence_len_offset += length
         if self.is_last:
             return output
         dist.send(output.contiguous(), dst=parallel_state.get_pipeline_model_parallel_next_rank())

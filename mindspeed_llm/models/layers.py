@@ -330,15 +330,10 @@ class DecoderSelfAttention(SelfAttention):
             key, rotary_pos_emb = rotate(key, table), (table, None)
         keys[start:end, rows] = key
         values[start:end, rows] = value
-        # The mask type tells CoreAttention nothing: it aligns the queries with the last keys.
-        return (
-            query,
-            keys[:end, rows],
-            values[:end, rows],
-            rotary_pos_emb,
-            self.attn_mask_type,
-            None,
-        )
+        # The mask type tells CoreAttention nothing: it aligns the queries with the last keys. What
+        # follows it differs between versions and is what megatron-core gives without a cache.
+        rest = super()._adjust_key_value_for_inference(None, query, key, value, None)[4:]
+        return (query, keys[:end, rows], values[:end, rows], rotary_pos_emb, *rest)
 
     def room(
         self, context: BaseInferenceContext, key: torch.Tensor, value: torch.Tensor, end: int

@@ -98,6 +98,7 @@ def test_layouts_and_resuming_on_this_version(run_ranks, env, tmp_path):
     for job, result in zip(jobs, layouts, strict=False):
         assert result["losses"] == pytest.approx(LOSSES, rel=1e-5), job
         assert result["norms"] == pytest.approx(NORMS, rel=1e-5), job
+        assert all(result["attention"]), job  # a layer's kind goes by its number in the model
     resumed = run_ranks(2, source, {"load": path, "steps": 2, "tp": 2}, env=env, timeout=240)
     after = resumed[-1]["results"][0]
     assert after["losses"] == pytest.approx(saved["next"]["losses"], rel=1e-5)

@@ -201,7 +201,10 @@ def run(o):
     first = STEPS if o["load"] else 0
     steps = [run_step(o, chunks, optimizer, data[first + i]) for i in range(o["steps"])]
     result = {"losses": [loss for loss, _ in steps], "norms": [norm for _, norm in steps],
-              "dealloc": config.deallocate_pipeline_outputs}  # fmt: skip
+              "dealloc": config.deallocate_pipeline_outputs,
+              "attention": [layer.self_attention.layer_number == layer.layer_number
+                            for chunk in chunks for layer in chunk.module.decoder.layers],
+              }  # fmt: skip
     if o["save"]:
         if dist.get_rank() == 0:
             Path(o["save"]).mkdir()
@@ -211,7 +214,6 @@ def run(o):
         after = [run_step(o, chunks, optimizer, data[o["steps"] + i]) for i in range(2)]
         result |= {"next": {"losses": [x for x, _ in after], "norms": [x for _, x in after]}}
     ps.destroy_model_parallel()
-    ps._POSITION_EMBEDDING_GLOBAL_RANKS = None  # 0.12 leaves those of the last layout
     return result
 
 

@@ -224,3 +224,41 @@ def test_counts_are_lists_for_all_to_all_on_the_cpu():
     move = fixes.counts_on_any_device(original)
     assert isinstance(move(counts, as_numpy=True), numpy.ndarray)
     assert move(counts).tolist() == [3, 0, 2] and move(None, as_numpy=True) is None
+
+
+def test_a_model_without_fp8_has_nothing_to_quantize():
+    def quantize(model_params, main_params):
+        raise RuntimeError("Invalid Transformer Engine version")
+
+    mended = fixes.nothing_to_quantize(quantize)
+    assert mended([], []) is None
+    with pytest.raises(RuntimeError):
+        mended([torch.ones(1)], [])
+
+
+def test_the_format_is_given_where_torch_asks_for_one():
+    def asks(transforms, item, *, serialization_format):
+        return item, serialization_format.name
+
+    def older(transforms, item):
+        return item
+
+    assert fixes.write_item_as_saved(asks)(None, 3) == (3, "TORCH_SAVE")
+    assert fixes.write_item_as_saved(older) is older
+
+
+def test_the_next_layout_knows_nothing_of_the_last(monkeypatch):
+    state = types.SimpleNamespace(_POSITION_EMBEDDING_GLOBAL_RANKS=[0])
+    monkeypatch.setitem(sys.modules, "megatron.core.parallel_state", state)
+    fixes.forget_position_embedding_ranks(lambda: None)()
+    assert state._POSITION_EMBEDDING_GLOBAL_RANKS is None
+
+
+def test_attention_counts_layers_from_the_first_of_the_model(monkeypatch):
+    layers = types.SimpleNamespace(get_transformer_layer_offset=lambda config: 4)
+    monkeypatch.setitem(sys.modules, "megatron.core.transformer.transformer_layer", layers)
+    seen = []
+    mended = fixes.layer_number_of_the_model(lambda self, *given, **named: seen.append(given[2:]))
+    mended(None, "config", "submodules", 2, "causal")
+    mended(None, "config", "submodules", layer_number=1)
+    assert seen == [(6, "causal"), (5,)]

@@ -13,9 +13,9 @@ from mindspeed_llm.patches.versions import matches, mcore_version
 @pytest.mark.parametrize(
     ("version", "comparisons", "expected"),
     [
-        ("0.16.1", ">=0.14,<0.17", True),
-        ("0.14.0", ">=0.14,<0.17", True),
-        ("0.17.0", ">=0.14,<0.17", False),
+        ("0.16.1", ">=0.12.3,<0.17", True),
+        ("0.12.3", ">=0.12.3,<0.17", True),
+        ("0.17.0", ">=0.12.3,<0.17", False),
         ("0.9.0", ">=0.14", False),
         ("0.16.0", "==0.16", True),
         ("0.16.1", "!=0.16.1", False),
