@@ -254,6 +254,7 @@ _DEFECTS = (
         "Engine: every router is a NameError without it.",
         upstream="none reported: transformer/moe/moe_utils.py",
         remove_when="moe_utils defines te_general_gemm without Transformer Engine",
+        mcore=">=0.13,<0.17",
         needs=("inp", "weight", "router_dtype"),
     ),
     Patch(
