@@ -43,3 +43,7 @@ class DeviceError(UserError):
 
 class PatchError(UserError):
     """A patch whose target is missing or does not fit the installed megatron-core."""
+
+
+class KernelError(UserError):
+    """A fused kernel that was demanded and is not there, or cannot do what the model needs."""

@@ -6,6 +6,7 @@ from mindspeed_llm.patches.record import Patch
 
 _DEVICE = "mindspeed_llm.patches.device"
 _FIXES = "mindspeed_llm.patches.fixes"
+_FUSIONS = "mindspeed_llm.patches.fusions"
 _ASSUMES_CUDA = "none: megatron-core is written for CUDA"
 _CPU_SUPPORT = "megatron-core takes its device from one place instead of saying `cuda`"
 
@@ -303,6 +304,30 @@ _DEFECTS = (
     ),
 )
 
+_KERNELS = (
+    Patch(
+        target="megatron.core.models.common.embeddings.rope_utils:_apply_rotary_pos_emb_bshd",
+        adapter=f"{_FUSIONS}:rotary",
+        kind="wrap",
+        why="Rotation has no place in a module spec, and is written out in six operators. Rows and "
+        "packed rows, whole and partial, halves and neighbours all come through here.",
+        upstream="none: a vendor's operator",
+        remove_when="megatron-core takes its rotation from a spec",
+        devices=("npu",),
+        needs=("t", "freqs", "rotary_interleaved", "multi_latent_attention", "mscale"),
+    ),
+    Patch(
+        target="megatron.core.optimizer.clip_grads:l2_norm_impl",
+        adapter=f"{_FUSIONS}:gradient_norm",
+        kind="wrap",
+        why="Without apex and Transformer Engine it copies the norm of every gradient to the host "
+        "and back, waiting for the device each time. Theirs are left as they are.",
+        upstream="none reported: local_multi_tensor_l2_norm in megatron/core/utils.py",
+        remove_when="local_multi_tensor_l2_norm stays on the device",
+        needs=("tensor_lists", "per_tensor"),
+    ),
+)
+
 REGISTER: tuple[Patch, ...] = (
     *_DEVICES,
     *_TYPE_NAMES,
@@ -310,4 +335,5 @@ REGISTER: tuple[Patch, ...] = (
     *_OPTIMIZER,
     *_VERSIONS,
     *_DEFECTS,
+    *_KERNELS,
 )

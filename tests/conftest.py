@@ -57,6 +57,15 @@ def _write_tokenizer(directory: Path, *, markers: tuple[str, ...] = MARKERS,
     return directory
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none; torch is imported only to ask for one."""
+    if item.get_closest_marker("cuda") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch finds no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def make_tokenizer_dir() -> MakeTokenizer:
     """Factory: `make_tokenizer_dir(directory, markers=, bos=, eos=, pad=, chat_template=, ...)`."""

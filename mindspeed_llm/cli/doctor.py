@@ -16,7 +16,7 @@ from typing import Any
 from mindspeed_llm import __version__
 from mindspeed_llm.cli.packages import Package, look, mend, numbers
 from mindspeed_llm.config.flags import parse, setting
-from mindspeed_llm.errors import UserError
+from mindspeed_llm.errors import DeviceError, UserError
 from mindspeed_llm.patches.versions import matches, mcore_version
 
 PYTHON = ">=3.10"
@@ -43,22 +43,8 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "megatron.training": ("megatron-lm", "not used; must be of megatron.core's own checkout"),
 }  # fmt: skip
 ENVIRONMENT = ("DEVICE", "CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "ASCEND_HOME_PATH",
-               "OMP_NUM_THREADS", "PYTHONPATH", "RANK", "WORLD_SIZE", "MASTER_ADDR")  # fmt: skip
-_EVERYWHERE = "the same on every device"
-# (op, where it is in mindspeed_llm.kernels, kernel, why that)
-KERNELS: tuple[tuple[str, str, str, str], ...] = (
-    ("attention", "attention:attention", "scaled_dot_product_attention",
-     "torch's own kernels, chosen by torch for device and dtype"),
-    ("attention with soft cap", "attention:attention", "matmul, softmax",
-     "scores are written out, since the fused kernels have no cap"),
-    ("attention of packed rows", "attention:packed_attention", "one call a sequence",
-     "as above, sequence by sequence"),
-    ("RMSNorm", "rms_norm:rms_norm", "plain torch", _EVERYWHERE),
-    ("rotary embedding", "rotary:rotate", "plain torch", _EVERYWHERE),
-    ("SwiGLU", "activation:swiglu", "plain torch", _EVERYWHERE),
-    ("GEGLU", "activation:geglu", "plain torch", _EVERYWHERE),
-    ("AdamW", "optimizer:AdamW", "torch._foreach", "apex's contract without apex"),
-)  # fmt: skip
+               "MINDSPEED_LLM_WITHOUT_KERNELS", "OMP_NUM_THREADS", "PYTHONPATH", "RANK",
+               "WORLD_SIZE", "MASTER_ADDR")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,11 +186,13 @@ def _device(found: Findings) -> None:
 
 
 def _kernels(found: Findings) -> None:
-    for op, place, kernel, why in KERNELS:
-        module, _, name = place.partition(":")
-        owner = importlib.import_module(f"mindspeed_llm.kernels.{module}")
-        getattr(owner, name)  # a table that is not true must not be shown
-        found.kernels.append({"op": op, "kernel": kernel, "in": place, "why": why})
+    from mindspeed_llm.cli.kernels import rows
+    from mindspeed_llm.device.detect import detect
+
+    try:
+        found.kernels.extend(rows(detect().kind))
+    except DeviceError:
+        return  # said by _device
 
 
 def _patches(found: Findings) -> None:
@@ -227,6 +215,8 @@ def _show(found: Findings) -> None:
     from rich.console import Console  # late: it may be what is missing
     from rich.table import Table
 
+    from mindspeed_llm.cli.kernels import table
+
     # a pipe has no width of its own, and 80 columns are too few for paths
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
     about = Table(show_header=False)
@@ -242,10 +232,7 @@ def _show(found: Findings) -> None:
             row["name"], row["version"] or "", row["state"], row["needs"], row["file"] or ""
         )
     console.print(packages)
-    kernels = Table("op", "kernel", "why")
-    for kernel in found.kernels:
-        kernels.add_row(kernel["op"], kernel["kernel"], kernel["why"])
-    console.print(kernels)
+    console.print(table(found.kernels))
     for word, lines in (("remark", found.remarks), ("problem", found.problems)):
         for line in lines:
             console.print(f"{word}: {line}", soft_wrap=True)

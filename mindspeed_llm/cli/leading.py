@@ -38,11 +38,13 @@ def lead(
     # Late, in this order: wrong flags answer at once, and megatron-core is patched for the chosen
     # device before anything imports it.
     from mindspeed_llm.device.detect import detect
+    from mindspeed_llm.kernels import dispatch
     from mindspeed_llm.patches import engine as patches
 
     device = detect(runtime.device)
     runtime.check_backend(device.kind, device.backend)
     patches.apply(device)
+    dispatch.require_fused(runtime.require_fused)
 
     from megatron.core import parallel_state
 

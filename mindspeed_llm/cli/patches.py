@@ -1,4 +1,5 @@
-"""Owns `mindspeed-llm patches`: prints the register and its state; it changes nothing lasting."""
+"""Owns `mindspeed-llm patches`: prints the register, its state and the chosen kernels; it changes
+nothing lasting."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from mindspeed_llm.cli.kernels import rows
+from mindspeed_llm.cli.kernels import table as kernels
 from mindspeed_llm.config.flags import parse, setting
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.patches import engine
@@ -70,6 +73,7 @@ def as_data(report: Report) -> dict[str, object]:
         "device": report.device,
         "megatron_core": report.mcore_version,
         "patches": [_row(outcome) for outcome in report.outcomes],
+        "kernels": rows(report.device),
     }
 
 
@@ -91,7 +95,9 @@ def _print_table(report: Report) -> None:
             target, patch.kind, state, patch.why, patch.upstream, patch.remove_when, patch.mcore
         )
     # a pipe has no width of its own, and 80 columns are too few for seven
-    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200, markup=False)
+    console.print(table)
+    console.print(kernels(rows(report.device), f"Kernels on {report.device}"))
 
 
 def as_markdown(register: Sequence[Patch]) -> str:

@@ -63,11 +63,13 @@ def main(argv: Sequence[str]) -> int:
     # Late, in this order: --help and wrong flags answer at once, and megatron-core is patched for
     # the chosen device before anything imports it.
     from mindspeed_llm.device.detect import detect
+    from mindspeed_llm.kernels import dispatch
     from mindspeed_llm.patches import engine
 
     device = detect(settings.runtime.device)
     settings.runtime.check_backend(device.kind, device.backend)
     engine.apply(device)
+    dispatch.require_fused(settings.runtime.require_fused)
 
     from mindspeed_llm.device.runtime import init_distributed, local_rank, shutdown_distributed
     from mindspeed_llm.training.inputs import read_inputs

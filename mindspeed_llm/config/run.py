@@ -85,6 +85,9 @@ class RuntimeSettings:
         None, choices=("nccl", "hccl", "gloo"), help="must be the device's own; default: it"
     )
     distributed_timeout_minutes: float = setting(10.0, help="a collective that takes longer fails")
+    require_fused: bool = setting(
+        False, help="on npu and cuda: a kernel that falls back to plain torch is an error"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.distributed_timeout_minutes < math.inf:

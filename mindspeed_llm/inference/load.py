@@ -144,7 +144,8 @@ def start_engine(
         )
     tensor_parallel.model_parallel_cuda_manual_seed(1234)  # layers ask for it; nothing is drawn
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
-    model = build_model(parts.model, parallel, dtype=dtype, perform_initialization=False)
+    model = build_model(parts.model, parallel, dtype=dtype, kernel_device=device.type,
+                        perform_initialization=False)  # fmt: skip
     model.to(device)
     load_weights(settings.load, [model], adapter=settings.lora_load)
     model.eval().requires_grad_(False)

@@ -34,3 +34,13 @@ def geglu(x: torch.Tensor) -> torch.Tensor:
     """gelu_tanh(gate) * up (Shazeer 2020, with tanh-GELU) of x = [gate, up]."""
     gate, up = x.chunk(2, dim=-1)
     return gelu_tanh(gate) * up
+
+
+def geglu_erf(x: torch.Tensor) -> torch.Tensor:
+    """gelu(gate) * up with the exact GELU of x = [gate, up]."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.gelu(gate) * up
+
+
+# name in a model's configuration -> operation of the kernel table
+GATED: dict[str, str] = {"silu": "swiglu", "gelu": "geglu_erf", "gelu_tanh": "geglu_tanh"}

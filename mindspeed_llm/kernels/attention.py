@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+BLOCK = 512  # queries whose capped scores exist at a time
 
 
 def visible_keys(
@@ -50,8 +53,8 @@ def attention(
         scale: factor of the scores, e.g. d ** -0.5.
         window: keys a query sees, itself included; None: all before it.
         softcap: cap of the scaled scores (Gemma 2), or None. Without it torch's
-            scaled_dot_product_attention does the work, with it the scores are written out, since
-            no fused kernel of torch has a cap.
+            scaled_dot_product_attention does the work, with it the scores are written out, a
+            block of queries at a time, since no fused kernel of torch has a cap.
         hidden: boolean [sq or 1, sk] or [b or 1, 1, sq or 1, sk], True where a key is hidden. It
             adds to causality and window and never replaces them. A query that sees no key gets 0.
         dropout: probability with which attention weights are dropped.
@@ -65,20 +68,29 @@ def attention(
     q, k, v = query.permute(1, 2, 0, 3), key.permute(1, 2, 0, 3), value.permute(1, 2, 0, 3)
     if window is not None and window >= sk:
         window = None
-    empty = None
-    plain = hidden is None and window is None and sq == sk and softcap is None
-    mask = None if plain else visible_keys(sq, sk, window, query.device)
-    if hidden is not None:
-        mask = ~hidden if mask is None else mask & ~hidden
-        empty = ~mask.any(-1, keepdim=True)
-        mask = mask | empty  # finite numbers, and gradients, for rows that are zeroed below
-    if softcap is None:
-        out = _fused(q, k, v, mask, causal=plain and sq > 1, scale=scale, dropout=dropout)
+    if softcap is not None:
+        out = _capped(q, k, v, hidden, window=window, scale=scale, softcap=softcap,
+                      dropout=dropout)  # fmt: skip
     else:
-        out = _explicit(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout)
-    if empty is not None:
-        out = out.masked_fill(empty, 0.0)
+        plain = hidden is None and window is None and sq == sk
+        mask, empty = (None, None) if plain else _mask(sq, sk, window, hidden, query.device)
+        out = _fused(q, k, v, mask, causal=plain and sq > 1, scale=scale, dropout=dropout)
+        if empty is not None:
+            out = out.masked_fill(empty, 0.0)
     return out.permute(2, 0, 1, 3).reshape(sq, batch, heads * dim)
+
+
+def _mask(
+    sq: int, sk: int, window: int | None, hidden: torch.Tensor | None, device: torch.device
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(what is seen, the rows that see nothing). Such a row looks everywhere, so that numbers and
+    gradients stay finite, and is zeroed by who asked."""
+    mask = visible_keys(sq, sk, window, device)
+    if hidden is None:
+        return mask, None
+    mask = ~hidden if mask is None else mask & ~hidden
+    empty = ~mask.any(-1, keepdim=True)
+    return mask | empty, empty
 
 
 def packed_attention(
@@ -149,12 +161,50 @@ def _fused(
     )
 
 
+def _capped(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    hidden: torch.Tensor | None,
+    *,
+    window: int | None,
+    scale: float,
+    softcap: float,
+    dropout: float,
+) -> torch.Tensor:
+    """[b, n, sq, d] with the scores written out, BLOCK queries at a time; k, v [b, g, sk, d].
+
+    A block looks at the keys up to its last query and no further back than the window. Its scores
+    are computed again for the gradient, so memory grows with the length and not with its square.
+    """
+    sq, sk = q.shape[2], k.shape[2]
+    again = torch.is_grad_enabled() and sq > BLOCK
+    parts = []
+    for start in range(0, sq, BLOCK):
+        stop = min(start + BLOCK, sq)
+        last = sk - sq + stop
+        first = 0 if window is None else max(0, sk - sq + start + 1 - window)
+        covered = hidden
+        if hidden is not None:
+            rows = slice(None) if hidden.shape[-2] == 1 else slice(start, stop)
+            covered = hidden[..., rows, first:last]
+        inputs = (q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last], covered)
+        options = (window, scale, softcap, dropout)
+        if again:
+            part = checkpoint(_explicit, *inputs, *options, use_reentrant=False,
+                              preserve_rng_state=dropout > 0)  # fmt: skip
+        else:
+            part = _explicit(*inputs, *options)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
 def _explicit(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
+    hidden: torch.Tensor | None,
+    window: int | None,
     scale: float,
     softcap: float,
     dropout: float,
@@ -162,6 +212,7 @@ def _explicit(
     """[b, n, sq, d] with the scores written out, softmax in float32; k, v [b, g, sk, d]."""
     batch, heads, sq, dim = q.shape
     groups, sk = k.shape[1], k.shape[2]
+    mask, empty = _mask(sq, sk, window, hidden, q.device)
     rows = q.reshape(batch, groups, heads // groups * sq, dim)
     scores = torch.matmul(rows, k.transpose(-1, -2)).view(batch, heads, sq, sk)
     scores = torch.tanh(scores.float() * (scale / softcap)) * softcap
@@ -169,4 +220,5 @@ def _explicit(
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = F.dropout(scores.softmax(-1).to(v.dtype), dropout)
     weights = weights.view(batch, groups, heads // groups * sq, sk)
-    return torch.matmul(weights, v).view(batch, heads, sq, dim)
+    out = torch.matmul(weights, v).view(batch, heads, sq, dim)
+    return out if empty is None else out.masked_fill(empty, 0.0)

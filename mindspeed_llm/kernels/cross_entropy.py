@@ -6,12 +6,14 @@ only a process group.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 CHUNK = 1 << 26  # logits computed at once: 256 MiB in float32
+Softmax = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def summed_cross_entropy(
@@ -24,6 +26,7 @@ def summed_cross_entropy(
     vocab_size: int | None = None,
     group: dist.ProcessGroup | None = None,
     chunk: int = CHUNK,
+    softmax: Softmax | None = None,
 ) -> torch.Tensor:
     """Sum over rows of the cross entropy of `hidden @ weight.T`, float32 scalar.
 
@@ -39,12 +42,13 @@ def summed_cross_entropy(
         vocab_size: tokens from here on are padding and get no probability; None: there is none.
         group: ranks over which the vocabulary is split; None: it is whole here.
         chunk: logits of one rank computed at once, at least those of one row.
+        softmax: the kernel that takes logits to loss and gradient; None: `softmax_loss`.
     """
     size = weight.shape[0]
     real = size if vocab_size is None else min(max(vocab_size - first, 0), size)
     rows = max(1, chunk // size)
     alone = group is None or dist.get_world_size(group) == 1
-    options = (softcap, first, real, None if alone else group, rows)
+    options = (softcap, first, real, None if alone else group, rows, softmax or softmax_loss)
     return _SummedCrossEntropy.apply(hidden, weight, targets, options)
 
 
@@ -52,7 +56,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
                 options: tuple[Any, ...]) -> torch.Tensor:  # fmt: skip
-        softcap, first, real, group, rows = options
+        softcap, first, real, group, rows, softmax = options
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -64,7 +68,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             if softcap is not None:
                 logits.div_(softcap).tanh_().mul_(softcap)
             logits[:, real:] = -math.inf
-            loss, chances = _softmax(logits, wanted, group, keep=softcap is not None)
+            loss, chances = softmax(logits, wanted, group, keep=softcap is not None)
             total += loss
             if grad_hidden is None and grad_weight is None:
                 continue
@@ -94,7 +98,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return hidden, weight, None, None
 
 
-def _softmax(
+def softmax_loss(
     logits: torch.Tensor, targets: torch.Tensor, group: dist.ProcessGroup | None, *, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross entropy and its gradient in the logits, [n, v], of this rank's columns.
@@ -102,6 +106,8 @@ def _softmax(
     Args:
         logits: float32 [n, v]; overwritten unless `keep`.
         targets: int64 [n], columns here; out of range where another rank has the column.
+        group: ranks over which the columns are split; None: they are whole here.
+        keep: the logits are needed afterwards.
     """
     highest = logits.amax(1, keepdim=True)
     if group is not None:

@@ -64,14 +64,28 @@ def angles(positions: int, frequencies: torch.Tensor) -> torch.Tensor:
     return torch.cat((half, half), dim=-1)[:, None, None, :]
 
 
-def rotate(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+def rotate(
+    x: torch.Tensor, angle: torch.Tensor, *, interleaved: bool = False, scale: float = 1.0
+) -> torch.Tensor:
     """x [s, b, n, d] turned by angle [s, 1, 1, r]; cosine and sine are rounded to x's dtype.
 
     The first r <= d dimensions turn, the others stay (partial rotation).
+
+    Args:
+        x: floating.
+        angle: float32; one for each dimension that turns.
+        interleaved: a dimension turns with its neighbour instead of with the other half.
+        scale: factor of what has turned (YaRN's mscale). It stays outside cosine and sine, which
+            kernels want within [-1, 1].
     """
     turning = angle.shape[-1]
     if turning < x.shape[-1]:
-        return torch.cat((rotate(x[..., :turning], angle), x[..., turning:]), dim=-1)
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return x * angle.cos().to(x.dtype) + turned * angle.sin().to(x.dtype)
+        turned = rotate(x[..., :turning], angle, interleaved=interleaved, scale=scale)
+        return torch.cat((turned, x[..., turning:]), dim=-1)
+    if interleaved:
+        quarter = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
+    else:
+        first, second = x.chunk(2, dim=-1)
+        quarter = torch.cat((-second, first), dim=-1)
+    turned = x * angle.cos().to(x.dtype) + quarter * angle.sin().to(x.dtype)
+    return turned if scale == 1.0 else turned * scale

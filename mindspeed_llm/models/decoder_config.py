@@ -30,9 +30,14 @@ _OFF = (
 
 @dataclasses.dataclass
 class DecoderConfig(TransformerConfig):
-    """megatron-core's TransformerConfig and, in `model`, all that it has no field for."""
+    """megatron-core's TransformerConfig and, in `model`, all that it has no field for.
+
+    `kernel_device` is where the model will run, "npu", "cuda" or "cpu": its modules choose their
+    kernels for it when they are built, wherever their weights are then.
+    """
 
     model: ModelConfig | None = None
+    kernel_device: str = "cpu"
 
     @property
     def decoder(self) -> ModelConfig:
@@ -50,8 +55,8 @@ def transformer_config(
         model: the architecture.
         parallel: the layout; it must fit (`ParallelConfig.check_model`).
         dtype: of parameters and activations: float32, bfloat16 or float16.
-        overrides: TransformerConfig fields of the installed megatron-core, e.g.
-            `recompute_granularity`, `perform_initialization`, `deterministic_mode`.
+        overrides: `kernel_device`, and TransformerConfig fields of the installed megatron-core,
+            e.g. `recompute_granularity`, `perform_initialization`, `deterministic_mode`.
 
     Returns:
         A configuration that is safe without CUDA, apex and Transformer Engine; it can be copied

@@ -4,6 +4,7 @@ modules; the arithmetic is in `kernels`, the names of the weights are in `family
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
@@ -23,7 +24,6 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from mindspeed_llm.config.model import ModelConfig, RopeConfig
-from mindspeed_llm.kernels.attention import attention, packed_attention
 from mindspeed_llm.kernels.context_parallel import (
     Share,
     gathered_order,
@@ -36,11 +36,12 @@ from mindspeed_llm.kernels.rotary import (
     inverse_frequencies,
     llama3_frequencies,
     longrope_frequencies,
-    rotate,
 )
+from mindspeed_llm.kernels.table import kernel
 from mindspeed_llm.models.decoder_config import DecoderConfig
 from mindspeed_llm.models.linear import (
     DownLinear,
+    GatedMLP,
     GateUpLinear,
     OutputLinear,
     PostNormRowParallelLinear,
@@ -49,6 +50,7 @@ from mindspeed_llm.models.linear import (
 from mindspeed_llm.models.norm import RMSNorm
 
 CACHE_BLOCK = 256  # positions by which the KV cache grows
+_BOUNDS = "mindspeed_llm_bounds"  # attribute of a PackedSeqParams
 
 
 def frequencies(rope: RopeConfig, dim: int, *, long: bool = False) -> torch.Tensor:
@@ -120,7 +122,8 @@ class RotaryTables(RotaryEmbedding):
 
 
 class CoreAttention(MegatronModule):
-    """Causal softmax attention with sliding window, soft cap and grouped queries.
+    """Causal softmax attention with sliding window, soft cap and grouped queries, by the kernels
+    that are chosen here for whole rows, packed rows and cached keys.
 
     Replaces megatron-core's DotProductAttention, which has no soft cap, lets a window replace the
     mask instead of adding to it, and cannot take several new tokens on top of cached keys.
@@ -147,6 +150,13 @@ class CoreAttention(MegatronModule):
         self.scale = model.head_dim**-0.5 if scale is None else scale
         dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.dropout = dropout
+        need = {"dtype": config.params_dtype, "head_dim": model.head_dim, "window": self.window,
+                "softcap": self.softcap}  # fmt: skip
+        self._attention, self._packed = (
+            kernel(op, config.kernel_device, dropout=dropout, **need)
+            for op in ("attention", "packed_attention")
+        )
+        self._decode = kernel("decode_attention", config.kernel_device, **need)
 
     def forward(
         self,
@@ -186,16 +196,20 @@ class CoreAttention(MegatronModule):
                "dropout": dropout}  # fmt: skip
         with fork():
             if self.config.context_parallel_size > 1:
-                return _over_ranks(query, key, value, attention_mask, packed_seq_params, how)
+                return _over_ranks(self._attention, query, key, value, attention_mask,
+                                   packed_seq_params, how)  # fmt: skip
             if packed_seq_params is None:
-                return attention(query, key, value, hidden=attention_mask, **how)
+                cached = len(query) < len(key) and not torch.is_grad_enabled()
+                attend = self._decode if cached else self._attention
+                return attend(query, key, value, hidden=attention_mask, **how)
             if attention_mask is not None:
                 raise ValueError("packed sequences take no attention mask besides")
             bounds = _boundaries(packed_seq_params)
-            return packed_attention(query, key, value, cu_seqlens=bounds, **how)
+            return self._packed(query, key, value, cu_seqlens=bounds, **how)
 
 
 def _over_ranks(
+    attention: Callable[..., torch.Tensor],
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -203,7 +217,8 @@ def _over_ranks(
     packed: PackedSeqParams | None,
     how: dict[str, Any],
 ) -> torch.Tensor:
-    """Attention of a context-parallel rank, shapes as in `CoreAttention.forward`."""
+    """Attention of a context-parallel rank by the kernel of whole rows, shapes as in
+    `CoreAttention.forward`."""
     if mask is not None:
         raise ValueError("context parallelism takes no attention mask")
     share = _own_share(len(query), packed)
@@ -227,7 +242,16 @@ def _own_share(tokens: int, packed: PackedSeqParams | None) -> Share:
 
 
 def _boundaries(packed: PackedSeqParams) -> list[int]:
-    """Where the sequences of a packed row begin, and its length."""
+    """Where the sequences of a packed row begin, and its length; read once for all layers and
+    passes of a batch, and kept in `packed`."""
+    held = vars(packed).get(_BOUNDS)
+    if held is None:
+        held = _read_boundaries(packed)
+        setattr(packed, _BOUNDS, held)
+    return held
+
+
+def _read_boundaries(packed: PackedSeqParams) -> list[int]:
     if packed.qkv_format != "thd":
         raise ValueError(f"packed sequences have the format {packed.qkv_format!r}; expected 'thd'")
     # The padded boundaries are where the tensors are cut, as in megatron-core's rotary embedding;
@@ -254,6 +278,11 @@ class DecoderSelfAttention(SelfAttention):
     """
 
     _table: torch.Tensor | None = None
+
+    def __init__(self, config: DecoderConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._rotate = kernel("rotary", config.kernel_device, dtype=config.params_dtype,
+                              head_dim=config.decoder.head_dim)  # fmt: skip
 
     def forward(
         self,
@@ -295,7 +324,7 @@ class DecoderSelfAttention(SelfAttention):
         if self._table is None:
             return query, *rest
         (key, value), table, self._table = rest, self._table, None
-        return rotate(query, table), rotate(key, table), value
+        return self._rotate(query, table), self._rotate(key, table), value
 
     def _adjust_key_value_for_inference(
         self,
@@ -327,7 +356,7 @@ class DecoderSelfAttention(SelfAttention):
         keys, values = self.room(inference_context, key, value, end)
         if rotary_pos_emb is not None:
             table = rotary_pos_emb[0][start:end]
-            key, rotary_pos_emb = rotate(key, table), (table, None)
+            key, rotary_pos_emb = self._rotate(key, table), (table, None)
         keys[start:end, rows] = key
         values[start:end, rows] = value
         # The mask type tells CoreAttention nothing: it aligns the queries with the last keys. What
@@ -374,12 +403,10 @@ def layer_spec(model: ModelConfig, layer: int = 0) -> ModuleSpec:
             k_layernorm=qk_norm,
         ),
     )
-    gated = MLPSubmodules(
-        linear_fc1=GateUpLinear,
-        linear_fc2=PostNormRowParallelLinear if model.post_norms else DownLinear,
-    )
-    mlp = ModuleSpec(module=MLP, submodules=gated)
+    mlp: ModuleSpec | type = GatedMLP
     if sparse:
+        # SequentialMLP makes megatron-core's own MLP of these, whose product is not one kernel.
+        gated = MLPSubmodules(linear_fc1=GateUpLinear, linear_fc2=DownLinear)
         one_by_one = ModuleSpec(module=SequentialMLP, submodules=gated)
         mlp = ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=one_by_one))
     return ModuleSpec(

@@ -1,6 +1,6 @@
 """Owns the linear layers of our decoders where megatron-core's do not do: biases of some layers
-only, a norm behind a row-parallel layer, a place for an adapter. It knows no attention and no
-checkpoint."""
+only, a norm behind a row-parallel layer, a place for an adapter, and the gated MLP between two of
+them. It knows no attention and no checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
 
+from mindspeed_llm.kernels.activation import GATED
+from mindspeed_llm.kernels.table import kernel
 from mindspeed_llm.models.decoder_config import DecoderConfig
 from mindspeed_llm.models.norm import RMSNorm
 
@@ -93,3 +96,26 @@ class PostNormRowParallelLinear(_Adaptable, RowParallelLinear):
         """[s, b, k / tp] -> ([s, b, h], no bias); s is this rank's share with sequence parallel."""
         output, _ = super().forward(input_)
         return self.post_layernorm(output), None
+
+
+class GatedMLP(MLP):
+    """megatron-core's MLP whose gate and up projection meet in one kernel.
+
+    megatron-core has one for SwiGLU and one for quick GELU, and a seam for others only beside
+    Transformer Engine. Its specifications take a class as it is, so the layers are chosen here.
+    """
+
+    def __init__(self, config: DecoderConfig, **options: Any) -> None:
+        down = PostNormRowParallelLinear if config.decoder.post_norms else DownLinear
+        layers = MLPSubmodules(linear_fc1=GateUpLinear, linear_fc2=down)
+        super().__init__(config, layers, **options)
+        self._gated = kernel(
+            GATED[config.decoder.activation], config.kernel_device, dtype=config.params_dtype
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, **_unused: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[s, b, h] -> ([s, b, h], bias of the last layer)."""
+        both, bias = self.linear_fc1(hidden_states)
+        return self.linear_fc2(self._gated(both if bias is None else both + bias))

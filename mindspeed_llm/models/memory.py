@@ -11,6 +11,7 @@ from typing import Literal
 
 from mindspeed_llm.config.model import ExpertsConfig, ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.kernels.attention import BLOCK
 from mindspeed_llm.kernels.cross_entropy import CHUNK
 from mindspeed_llm.models.shapes import stage_shapes
 
@@ -105,6 +106,8 @@ def stage_memory(model: ModelConfig, run: Run, stage: int) -> Memory:
         cores = [core_bytes(model, run, sliding=model.is_sliding(layer)) for layer in own]
         kept -= sum(cores) - layers * _core_inputs(model, run)
         working = max(cores)
+    if model.attention_softcap is not None and run.seq_length > BLOCK:
+        working += _scores(model, run)
     head = 0
     if stage == run.parallel.pipeline_model_parallel_size - 1:
         head = head_bytes(model, run)
@@ -155,7 +158,7 @@ def layer_bytes(model: ModelConfig, run: Run, layer: int) -> int:
         outside, mlp = outside + _expert_bytes(model, model.experts, run), 0
     else:
         outside += _stream(run) * model.hidden_size * item  # the MLP's input
-        mlp = 5 * item * model.ffn_hidden_size  # gate and up, activated gate, up again, product
+        mlp = 4 * item * model.ffn_hidden_size  # gate and up, activated gate, product
     q, kv = model.num_attention_heads * model.head_dim, model.num_query_groups * model.head_dim
     inside = mlp + item * q  # and the input of the output projection
     if model.qk_norm:
@@ -189,20 +192,28 @@ def core_bytes(model: ModelConfig, run: Run, *, sliding: bool) -> int:
 
     The fused kernel keeps queries, keys and values, the latter two repeated for every query head,
     its output and a float32 a row; a window adds a mask. With a soft cap the scores are written
-    out: their tanh and their softmax in float32, the weights, and a mask.
+    out: their tanh and their softmax in float32, the weights, and a mask; rows of more than one
+    block keep none of them.
     """
     tp, item, tokens = run.parallel.tensor_model_parallel_size, run.item, _tokens(run)
     heads = model.num_attention_heads
     square = run.seq_length * run.seq_length
     if model.attention_softcap is not None:
-        scores = 2 * WIDE + (item if run.bf16 else 0)
-        written = run.micro_batch_size * square * heads * scores // tp
-        return _core_inputs(model, run) + written + square
+        written = 0 if run.seq_length > BLOCK else _scores(model, run) + square
+        return _core_inputs(model, run) + written
     masked = sliding and model.sliding_window is not None and model.sliding_window < run.seq_length
     repeated = 4 * tokens * item * heads * model.head_dim // tp
     if model.num_query_groups == heads:  # nothing is repeated: values keep all they are a view of
         repeated = _core_inputs(model, run) + tokens * item * heads * model.head_dim // tp
     return repeated + tokens * heads * WIDE // tp + (item * square if masked else 0)
+
+
+def _scores(model: ModelConfig, run: Run) -> int:
+    """Written-out scores of the queries that are looked at together (`kernels.attention`)."""
+    kept = 2 * WIDE + (run.item if run.bf16 else 0)
+    rows = run.micro_batch_size * min(run.seq_length, BLOCK)
+    heads = model.num_attention_heads // run.parallel.tensor_model_parallel_size
+    return rows * run.seq_length * heads * kept
 
 
 def head_bytes(model: ModelConfig, run: Run) -> int:

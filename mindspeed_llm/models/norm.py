@@ -1,11 +1,11 @@
 """Owns RMSNorm as a module that megatron-core accepts in place of its own; the arithmetic is
-`kernels.rms_norm`."""
+in `kernels`."""
 
 from __future__ import annotations
 
 import torch
 
-from mindspeed_llm.kernels.rms_norm import rms_norm
+from mindspeed_llm.kernels.table import kernel
 from mindspeed_llm.models.decoder_config import DecoderConfig
 
 
@@ -17,7 +17,8 @@ class RMSNorm(torch.nn.Module):
     `finalize_model_grads` sums its gradient over the tensor-parallel ranks.
 
     Args:
-        config: its `layernorm_zero_centered_gamma` and `sequence_parallel` are read.
+        config: its `layernorm_zero_centered_gamma`, `sequence_parallel`, `params_dtype` and
+            `kernel_device` are read.
         hidden_size: h.
         eps: added to the mean square.
         persist_layer_norm, zero_centered_gamma, normalization: part of the interface of
@@ -39,10 +40,16 @@ class RMSNorm(torch.nn.Module):
         fill = torch.zeros if self.zero_centered else torch.ones
         self.weight = torch.nn.Parameter(fill(hidden_size, dtype=config.params_dtype))
         self.weight.sequence_parallel = config.sequence_parallel
+        self._norm = kernel(
+            "rms_norm",
+            config.kernel_device,
+            dtype=config.params_dtype,
+            zero_centered=self.zero_centered,
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised x, [..., h], in x's dtype."""
-        return rms_norm(x, self.weight, self.epsilon, zero_centered=self.zero_centered)
+        return self._norm(x, self.weight, self.epsilon, zero_centered=self.zero_centered)
 
     def extra_repr(self) -> str:
         """What print(model) shows."""

@@ -17,6 +17,7 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 
 from mindspeed_llm.data.render import IGNORE
 from mindspeed_llm.kernels.cross_entropy import summed_cross_entropy
+from mindspeed_llm.kernels.table import kernel
 
 
 class SupervisedLoss:
@@ -31,6 +32,8 @@ class SupervisedLoss:
     def __init__(self, model: GPTModel) -> None:
         self._model, self._layer = model, model.output_layer
         self._targets: torch.Tensor | None = None
+        split = parallel_state.get_tensor_model_parallel_world_size() > 1
+        self._softmax = kernel("cross_entropy", model.config.kernel_device, split=split)
         self._layer.forward = self._forward
         model.finish_logits_hook.remove()
 
@@ -63,5 +66,6 @@ class SupervisedLoss:
             first=parallel_state.get_tensor_model_parallel_rank() * weight.shape[0],
             vocab_size=finish.vocab_size,
             group=parallel_state.get_tensor_model_parallel_group(),
+            softmax=self._softmax,
         )
         return total.view(1, 1, 1), None

@@ -137,6 +137,7 @@ def _replica(
         inputs.model,
         settings.parallel,
         dtype=dtype,
+        kernel_device=device.type,
         perform_initialization=False,
         calculate_per_token_loss=True,
         attention_dropout=train.attention_dropout,

@@ -62,7 +62,8 @@ def test_the_choice_recomputes_least_then_splits_least(planned):
     costs = [chosen(memory) for memory in ("30GiB", "64GiB", "200GiB", "800GiB")]
     costs = [(order.index(kind), size) for kind, size in costs]
     assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1] == (0, 1)
-    assert chosen("64GiB")[0] == "selective"
+    # the core of capped attention is computed again anyway: nothing is left for it to save
+    assert {kind for kind, _ in costs} == {order.index("none"), order.index("full")}
     assert chosen("64GiB", "--micro-batch-size", "4")[0] == "full"  # larger micro-batches cost
 
 

@@ -168,3 +168,20 @@ def test_packed_boundaries_must_cover_the_row():
     for bounds in ([0, 7, 20], [3, 25]):
         with pytest.raises(AssertionError, match="from 0 to t"):
             packed_attention(q, k, v, cu_seqlens=bounds, scale=0.4)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_capped_blocks_are_the_whole(window, monkeypatch):
+    """Long rows are done a block of queries at a time, and recomputed for the gradient."""
+    from mindspeed_llm.kernels import attention as module
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(21, 2, heads, 8, requires_grad=True) for heads in (4, 2, 2)]
+    hidden = torch.rand(2, 1, 21, 21) < 0.2
+    results = []
+    for block in (4, 512):
+        monkeypatch.setattr(module, "BLOCK", block)
+        out = module.attention(*inputs, scale=0.5, window=window, softcap=2.0, hidden=hidden)
+        results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

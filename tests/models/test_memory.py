@@ -84,7 +84,8 @@ def test_what_cuts_activations(gemma2):
     assert peak(gemma2, layout(8, sp=True)).activations < plain.activations
     selective = peak(gemma2, layout(8, recompute="selective"))
     full = peak(gemma2, layout(8, recompute="full"))
-    assert full.activations < selective.activations < plain.activations
+    # with a soft cap the core of attention is computed again in any case
+    assert full.activations < selective.activations == plain.activations
     assert plain.passing < selective.passing < full.passing
 
 

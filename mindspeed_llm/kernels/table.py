@@ -1,0 +1,248 @@
+"""Owns the table of kernels: operation -> device -> candidates in order, with their conditions.
+
+Sources of the operators' conditions: op-plugin's documents and kernels, quoted beside the calls in
+`npu`. It knows no layer.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mindspeed_llm.kernels import dispatch
+from mindspeed_llm.kernels.dispatch import Candidate, Choice, Need
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def operator(name: str, *arguments: str) -> Callable[[], str | None]:
+    """Probe: torch_npu's operator `name` is registered and has the named arguments."""
+
+    def probe() -> str | None:
+        try:
+            schema = getattr(torch.ops.npu, name).default._schema
+        except (AttributeError, RuntimeError):
+            return f"this torch_npu has no operator {name}"
+        known = {argument.name for argument in schema.arguments}
+        missing = [argument for argument in arguments if argument not in known]
+        return f"{name} of this torch_npu has no argument {missing[0]}" if missing else None
+
+    return probe
+
+
+def package(name: str) -> Callable[[], str | None]:
+    """Probe: package `name` can be found; it is not imported."""
+    return lambda: None if importlib.util.find_spec(name) else f"{name} is not installed"
+
+
+def _uncapped(need: Need) -> str | None:
+    return None if need.softcap is None else "it has no soft cap"
+
+
+def _npu_attention(need: Need) -> str | None:
+    if need.head_dim > 768:
+        return f"heads of {need.head_dim}; it takes 768 at most"
+    return _uncapped(need)
+
+
+def _npu_decode(need: Need) -> str | None:
+    if need.dtype not in _HALF:
+        return "it computes in fp16 and bf16 only"
+    if need.head_dim % 16 or need.head_dim > 512:
+        return f"heads of {need.head_dim}; it takes multiples of 16 up to 512"
+    return _uncapped(need)
+
+
+def _npu_rotary(need: Need) -> str | None:
+    even = need.head_dim % 2 == 0 and need.head_dim < 896
+    return None if even else f"heads of {need.head_dim}; it takes even ones below 896"
+
+
+def _flash(need: Need) -> str | None:
+    if need.dtype not in _HALF:
+        return "it computes in fp16 and bf16 only"
+    return None if need.head_dim <= 256 else f"heads of {need.head_dim}; it takes 256 at most"
+
+
+def _flash_npu(need: Need) -> str | None:
+    return "it has no dropout" if need.dropout else _flash(need)
+
+
+def _flex(need: Need) -> str | None:
+    return "it has no dropout" if need.dropout else None
+
+
+def _whole(need: Need) -> str | None:
+    return "the vocabulary is split over ranks" if need.split else None
+
+
+def _corrected(need: Need) -> str | None:
+    return None if need.bias_correction else "it always corrects the bias of the means"
+
+
+_SDPA = Candidate(
+    "scaled_dot_product_attention", "attention:attention",
+    "torch's own fused kernels", fits=_uncapped,
+)  # fmt: skip
+_EXACT = Candidate(
+    "soft-capped blocks", "attention:attention",
+    "exact, a block of queries at a time, scores computed again for the gradient", fused=False,
+)  # fmt: skip
+_SDPA_PACKED = Candidate(
+    "scaled_dot_product_attention a sequence", "attention:packed_attention",
+    "torch's own fused kernels, sequence by sequence", fits=_uncapped,
+)  # fmt: skip
+_EXACT_PACKED = Candidate(
+    "soft-capped blocks a sequence", "attention:packed_attention", _EXACT.why, fused=False
+)
+_ADAMW = Candidate("_fused_adamw_", "optimizer:fused_update", "ATen's fused step", fits=_corrected)
+_FUSION = "one fused call, forward and backward"
+_FLASH_NPU = ("flash_attn_npu has the soft cap that CANN's own operators lack",
+              package("flash_attn_npu"), _flash_npu)  # fmt: skip
+_FLASH = ("flash-attn, soft cap and window inside", package("flash_attn"), _flash)
+_FLEX = "compiled FlexAttention, soft cap and window inside"
+_SAME = "the same on every device"
+_LIGER = package("liger_kernel")
+
+# The last candidate of "plain" does everything everywhere and stands behind each device's own.
+_ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
+    "rms_norm": {
+        "npu": (Candidate("npu_rms_norm", "npu:rms_norm", _FUSION + "; 1 + w as float32 gamma",
+                          operator("npu_rms_norm")),),
+        "cuda": (Candidate("liger rms_norm", "liger:rms_norm", "Liger's Triton kernel", _LIGER),),
+        "plain": (Candidate("plain torch", "rms_norm:rms_norm", _SAME, fused=False),),
+    },
+    "rotary": {
+        "npu": (Candidate("npu_rotary_mul", "npu:rotate", _FUSION,
+                          operator("npu_rotary_mul", "rotary_mode"), _npu_rotary),),
+        "plain": (Candidate("plain torch", "rotary:rotate", _SAME, fused=False),),
+    },
+    "swiglu": {
+        "npu": (Candidate("npu_swiglu", "npu:swiglu", _FUSION, operator("npu_swiglu")),),
+        "cuda": (Candidate("liger swiglu", "liger:swiglu", "Liger's Triton kernel", _LIGER),),
+        "plain": (Candidate("plain torch", "activation:swiglu", _SAME, fused=False),),
+    },
+    "geglu_tanh": {
+        "npu": (Candidate("npu_geglu", "npu:geglu_tanh", _FUSION + ", left half activated",
+                          operator("npu_geglu", "activate_left")),),
+        "cuda": (Candidate("liger geglu", "liger:geglu_tanh", "Liger's Triton kernel", _LIGER),),
+        "plain": (Candidate("plain torch", "activation:geglu", _SAME, fused=False),),
+    },
+    "geglu_erf": {
+        "npu": (
+            Candidate("npu_geglu", "npu:geglu_erf", _FUSION + ", left half activated",
+                      operator("npu_geglu", "activate_left")),
+            # F.gelu takes tanh on an NPU whatever it is told (op-plugin, GeluOut).
+            Candidate("erf written out", "npu:geglu_erf_written_out",
+                      "F.gelu computes tanh on an NPU", fused=False),
+        ),
+        "plain": (Candidate("plain torch", "activation:geglu_erf", _SAME, fused=False),),
+    },
+    "attention": {
+        "npu": (
+            Candidate("npu_fusion_attention", "npu:attention", _FUSION + ", keys not repeated",
+                      operator("npu_fusion_attention"), _npu_attention),
+            Candidate("flash_attn_npu", "flash:attention", *_FLASH_NPU),
+        ),
+        "cuda": (
+            Candidate("flash_attn", "flash:attention", *_FLASH),
+            _SDPA,
+            Candidate("flex_attention", "flex:attention", _FLEX, fits=_flex),
+        ),
+        "plain": (_SDPA, _EXACT),
+    },
+    "packed_attention": {
+        "npu": (
+            Candidate("npu_fusion_attention TND", "npu:packed_attention",
+                      "one fused call for all sequences, keys not repeated",
+                      operator("npu_fusion_attention"), _npu_attention),
+            Candidate("flash_attn_npu", "flash:packed_attention", *_FLASH_NPU),
+        ),
+        "cuda": (
+            Candidate("flash_attn", "flash:packed_attention", *_FLASH),
+            Candidate("flex_attention", "flex:packed_attention",
+                      _FLEX + ", one call for all sequences", fits=_flex),
+        ),
+        "plain": (_SDPA_PACKED, _EXACT_PACKED),
+    },
+    "decode_attention": {
+        "npu": (
+            Candidate("npu_fused_infer_attention_score", "npu:decode_attention",
+                      "one fused call, keys not repeated",
+                      operator("npu_fused_infer_attention_score"), _npu_decode),
+            Candidate("npu_fusion_attention", "npu:attention", "the same in float32",
+                      operator("npu_fusion_attention"), _npu_attention),
+        ),
+        "plain": (_SDPA, _EXACT),
+    },
+    "cross_entropy": {
+        "npu": (Candidate("npu_cross_entropy_loss", "npu:softmax_loss",
+                          "one fused call a chunk of logits", operator("npu_cross_entropy_loss"),
+                          _whole),),
+        "plain": (Candidate("plain torch", "cross_entropy:softmax_loss",
+                            "exact over a split vocabulary, a chunk of logits at a time"),),
+    },
+    "adamw": {
+        "npu": (_ADAMW,),
+        "cuda": (_ADAMW,),
+        "plain": (Candidate("torch._foreach", "optimizer:foreach_update", _SAME, fused=False),),
+    },
+    "grad_norm": {
+        "plain": (Candidate("torch._foreach_norm", "grad_norm:l2_norm",
+                            "no wait for the device at each gradient"),),
+    },
+}  # fmt: skip
+
+# What is shown: a name, the operation, what is needed of it besides the dtype.
+SHOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("RMSNorm", "rms_norm", {}),
+    ("RMSNorm 1 + w", "rms_norm", {"zero_centered": True}),
+    ("rotary embedding", "rotary", {}),
+    ("SwiGLU", "swiglu", {}),
+    ("GeGLU (tanh)", "geglu_tanh", {}),
+    ("GeGLU (erf)", "geglu_erf", {}),
+    ("attention", "attention", {}),
+    ("attention, sliding window", "attention", {"window": 4096}),
+    ("attention, soft cap", "attention", {"softcap": 50.0}),
+    ("packed attention", "packed_attention", {}),
+    ("packed attention, soft cap", "packed_attention", {"softcap": 50.0}),
+    ("decode attention", "decode_attention", {}),
+    ("decode attention, soft cap", "decode_attention", {"softcap": 50.0}),
+    ("linear + cross entropy", "cross_entropy", {}),
+    ("AdamW", "adamw", {}),
+    ("gradient norm", "grad_norm", {}),
+)
+
+
+def candidates(op: str, device: str) -> tuple[Candidate, ...]:
+    """The candidates of `op` on `device`, best first; the last does everything."""
+    row = _ROWS[op]
+    own = row.get(device, ())
+    return own + tuple(one for one in row["plain"] if one not in own)
+
+
+def kernel(op: str, device: str, **need: Any) -> Callable[..., Any]:
+    """The kernel of `op`; `need` is what `Need` says. A fall-back is a warning or an error.
+
+    Raises:
+        KernelError: see `dispatch.choose`.
+    """
+    return dispatch.choose(op, device, Need(**need), candidates(op, device))
+
+
+@functools.cache
+def operations() -> tuple[str, ...]:
+    """Every operation of the table."""
+    return tuple(_ROWS)
+
+
+def overview(device: str, dtype: torch.dtype) -> list[tuple[str, Choice]]:
+    """(name, choice) of everything that is shown, for `device` and `dtype`; nothing is refused."""
+    return [
+        (name, dispatch.look(op, device, Need(dtype=dtype, **need), candidates(op, device)))
+        for name, op, need in SHOWN
+    ]
