@@ -131,8 +131,11 @@ def run(command: list[str], source: Path, target: Path) -> Spent:
 
 def least(runs: list[Spent]) -> Spent:
     """The least of each column."""
-    return Spent(*(max(r.peak for r in runs) if name == "peak" else
-                   min(getattr(r, name) for r in runs) for name in ("wall", "processor", "peak")))  # fmt: skip
+    return Spent(
+        wall=min(run.wall for run in runs),
+        processor=min(run.processor for run in runs),
+        peak=max(run.peak for run in runs),
+    )
 
 
 def main() -> None:
