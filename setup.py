@@ -33,6 +33,7 @@ setup(
         "torch>=2.6",
         "megatron-core>=0.12.3,<0.17",
         "transformers>=4.51",
+        "jinja2>=3.1.6",  # earlier ones let a chat template out of the sandbox
         "numpy>=1.26",
         "safetensors>=0.4.3",
         "pyarrow>=14",

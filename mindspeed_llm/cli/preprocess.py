@@ -59,11 +59,14 @@ def _shown(interval: int) -> Iterator[Callable[[Progress], None]]:
         return
     columns = (rich_progress.TextColumn("{task.description}"), rich_progress.BarColumn(),
                rich_progress.TaskProgressColumn(), rich_progress.TimeRemainingColumn())  # fmt: skip
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
+    # Drawn here and not by a thread of its own: worker processes are forked from this one.
+    console = Console(stderr=True)
+    with rich_progress.Progress(*columns, console=console, auto_refresh=False) as bar:
         task = bar.add_task("preparing")
 
         def update(at: Progress) -> None:
-            bar.update(task, total=at.total, completed=at.done, description=_rates(at))
+            bar.update(task, total=at.total, completed=at.done, description=_rates(at),
+                       refresh=True)  # fmt: skip
 
         yield update
 

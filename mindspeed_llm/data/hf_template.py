@@ -1,4 +1,4 @@
-"""Owns rendering with a tokenizer's own chat template (jinja, in transformers' sandbox).
+"""Owns rendering with a tokenizer's own chat template (jinja, in a sandbox).
 
 It yields the same parts as the table of templates, so masks, special-token safety and generation
 prompts follow the same rules. It knows no file format and no model.
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from mindspeed_llm.data.chat_template import CONTENT, Part, split_markers
+from mindspeed_llm.data.jinja_chat import render_blocks
 from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.data.tokenizer import Tokenizer
 from mindspeed_llm.errors import TemplateError
@@ -58,13 +59,12 @@ class HfChatTemplate:
     answer = CONTENT
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._hf = tokenizer.hf
-        if self._hf is None or not isinstance(self._hf.chat_template, str):
+        if tokenizer.chat_template is None:
             raise TemplateError("--hf-chat-template: the tokenizer has no chat template "
                                 "(chat_template.jinja); give --prompt-type instead")  # fmt: skip
-        added = self._hf.added_tokens_decoder.values()
-        self._special = tuple(t.content for t in added if t.special)
-        self._marks = bool(_GENERATION.search(self._hf.chat_template))
+        self._tokenizer, self._source = tokenizer, tokenizer.chat_template
+        self._special = tuple(tokenizer.token(i) for i in sorted(tokenizer.special_ids))
+        self._marks = bool(_GENERATION.search(self._source))
         self._forms: dict[tuple[Any, ...], _Form] = {}
         self._strips = {role: self._strips_content(role) for role in ("system", "user",
                                                                       "assistant")}  # fmt: skip
@@ -79,7 +79,7 @@ class HfChatTemplate:
 
     def fingerprint(self) -> str:
         """See `ChatTemplate.fingerprint`."""
-        return hashlib.sha256(self._hf.chat_template.encode()).hexdigest()
+        return hashlib.sha256(self._source.encode()).hexdigest()
 
     def expand(self, conversation: Conversation) -> list[Conversation]:
         """See `ChatTemplate.expand`; a template that rewrites earlier answers is refused."""
@@ -204,23 +204,15 @@ class HfChatTemplate:
 
     def _blocks(self, messages: Sequence[Mapping[str, str]],
                 rendered: str) -> list[tuple[int, int]]:  # fmt: skip
-        # Late: transformers takes seconds to import.
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        texts, spans = render_jinja_template(
-            [list(messages)], chat_template=self._hf.chat_template,
-            return_assistant_tokens_mask=True, **self._hf.special_tokens_map,
-        )  # fmt: skip
-        if texts[0] != rendered:
+        text, blocks = render_blocks(self._source, messages, self._tokenizer.named)
+        if text != rendered:
             raise TemplateError("--hf-chat-template: this template writes another text when it is "
                                 "asked for {% generation %}; use a --prompt-type")  # fmt: skip
-        return [(int(start), int(end)) for start, end in spans[0]]
+        return blocks
 
     def _render(self, messages: Sequence[Mapping[str, str]], is_open: bool) -> str:
         try:
-            return self._hf.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=is_open
-            )
+            return self._tokenizer.render_chat(messages, add_generation_prompt=is_open)
         except jinja2.TemplateError as err:
             raise TemplateError(f"--hf-chat-template: the template refuses "
                                 f"{[m['role'] for m in messages]}: {err}") from err  # fmt: skip

@@ -168,7 +168,7 @@ def _make_maker(config: PreprocessConfig, source: Source) -> RowMaker:
                              split=config.truncation == "split")  # fmt: skip
     renderer = make_renderer(tokenizer, config)
     if isinstance(source, MessageListSource) and config.template_compat is None:
-        form = find_tool_form(renderer.template, tokenizer.hf)
+        form = find_tool_form(renderer.template, tokenizer)
         source = dataclasses.replace(source, tool_form=form)
     return ConversationRows(source, renderer, config)
 

@@ -17,6 +17,7 @@ import jinja2
 from mindspeed_llm.data.chat_template import ChatTemplate, Template
 from mindspeed_llm.data.fields import json_list, kind_of, text
 from mindspeed_llm.data.messages import RowError
+from mindspeed_llm.data.tokenizer import Tokenizer
 
 _NAMES = ("chatml", "qwen", "qwen2.5", "qwen3")
 _TOOLS = (
@@ -67,7 +68,7 @@ class ToolForm:
         return f"<tool_response>\n{content}\n</tool_response>"
 
 
-def find_tool_form(template: ChatTemplate, hf: Any) -> ToolForm | None:
+def find_tool_form(template: ChatTemplate, tokenizer: Tokenizer) -> ToolForm | None:
     """The tool form of a template; None where it has none.
 
     For the tokenizer's own template (`--hf-chat-template`) it is this one exactly where that
@@ -75,7 +76,7 @@ def find_tool_form(template: ChatTemplate, hf: Any) -> ToolForm | None:
 
     Args:
         template: as `--prompt-type` chose it.
-        hf: the transformers tokenizer.
+        tokenizer: the one whose template it may be.
     """
     if isinstance(template, Template):
         if template.name not in _NAMES:
@@ -84,7 +85,7 @@ def find_tool_form(template: ChatTemplate, hf: Any) -> ToolForm | None:
     user = {"role": "user", "content": "Q"}
     answer = {"role": "assistant", "content": "A"}
     try:
-        plain = hf.apply_chat_template([user, answer], tokenize=False)
+        plain = tokenizer.render_chat([user, answer])
         head = plain.partition("<|im_start|>system\n")[2]
         form = ToolForm(head.partition("<|im_end|>")[0] if head else None)
         tool = {"type": "function", "function": {"name": "f", "parameters": {"x": "\u00e9"}}}
@@ -100,8 +101,8 @@ def find_tool_form(template: ChatTemplate, hf: Any) -> ToolForm | None:
         for system in (None, "S"):
             lead = [] if system is None else [{"role": "system", "content": system}]
             whole = [{"role": "system", "content": form.system(system, [tool])}]
-            if hf.apply_chat_template(lead + theirs, tools=[tool], tokenize=False) != (
-                hf.apply_chat_template(whole + ours, tokenize=False)
+            if tokenizer.render_chat(lead + theirs, tools=[tool]) != (
+                tokenizer.render_chat(whole + ours)
             ):
                 return None
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jinja2
 
 from mindspeed_llm.data.chat_template import BOS, CONTENT, EOS, Part, Template
 from mindspeed_llm.data.messages import Conversation, Message
 from mindspeed_llm.data.render import Renderer
+from mindspeed_llm.data.tokenizer import Tokenizer
 from mindspeed_llm.errors import TemplateError
 from mindspeed_llm.logging import get_logger
 
@@ -33,7 +33,7 @@ _MEND = ("Choose the model's own --prompt-type or --hf-chat-template; if the dif
 def verify_template(
     renderer: Renderer, conversations: Sequence[Conversation] = (), *, mend: str = _MEND
 ) -> int | None:
-    """Compare the renderer's output with `apply_chat_template`: text, token ids, prompts.
+    """Compare the renderer's output with the tokenizer's own template: text, token ids, prompts.
 
     With the tokenizer's own template the text is the same by construction; the ids need not be,
     where a tokenizer changes a text that it gets in pieces (one that puts a blank before each).
@@ -54,8 +54,8 @@ def verify_template(
     Raises:
         TemplateError: they differ; shows the first difference.
     """
-    hf = renderer.tokenizer.hf
-    if hf is None or not hf.chat_template:
+    tokenizer = renderer.tokenizer
+    if tokenizer.chat_template is None:
         return None
     compared = 0
     moved = False
@@ -65,9 +65,9 @@ def verify_template(
         if not _comparable(renderer, conversation):
             continue
         try:
-            theirs = _theirs(hf, conversation, len(conversation.messages))
-            first = _theirs(hf, conversation, 1)
-            last = _theirs(hf, conversation, len(conversation.messages) - 1)
+            theirs = _theirs(tokenizer, conversation, len(conversation.messages))
+            first = _theirs(tokenizer, conversation, 1)
+            last = _theirs(tokenizer, conversation, len(conversation.messages) - 1)
         except jinja2.TemplateError:
             continue
         if conversation.system is not None and not theirs.startswith(first):
@@ -96,14 +96,13 @@ def _comparable(renderer: Renderer, conversation: Conversation) -> bool:
     return bool(template.think_block) or not any(template.think[1] in text for text in said)
 
 
-def _theirs(hf: Any, conversation: Conversation, messages: int) -> str:
+def _theirs(tokenizer: Tokenizer, conversation: Conversation, messages: int) -> str:
     """The tokenizer's own rendering of the first turns; after a question it asks for an answer."""
     turns = conversation.messages[:messages]
     if conversation.system is not None:
         turns = (Message("system", conversation.system), *turns)  # type: ignore[arg-type]
-    return hf.apply_chat_template([{"role": m.role, "content": m.content} for m in turns],
-                                  tokenize=False,
-                                  add_generation_prompt=turns[-1].role == "user")  # fmt: skip
+    return tokenizer.render_chat([{"role": m.role, "content": m.content} for m in turns],
+                                 add_generation_prompt=turns[-1].role == "user")  # fmt: skip
 
 
 def _difference(renderer: Renderer, conversation: Conversation, theirs: str,
@@ -154,8 +153,7 @@ def _answers_begin_otherwise(renderer: Renderer, conversation: Conversation) -> 
 
 
 def _encode(renderer: Renderer, text: str) -> list[int]:
-    backend = renderer.tokenizer.hf.backend_tokenizer
-    return list(backend.encode(text, add_special_tokens=False).ids)
+    return renderer.tokenizer.encode_whole(text)
 
 
 def _shown(renderer: Renderer, conversation: Conversation, ours: str, theirs: str, what: str,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -117,7 +118,9 @@ def tallies(work: Work, chunks: Sequence[Chunk], workers: int) -> Iterator[Tally
         return
     # Processes are the parallelism; the tokenizers library's threads would only compete with them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    context = multiprocessing.get_context("spawn")
+    # A forked process has the tokenizer already; a fresh one would read it again. This one has no
+    # thread then that could hold a lock but those of libraries which know of forks.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (work,))
     try:
         yield from pool.map(_run_in_worker, range(len(chunks)), chunks)

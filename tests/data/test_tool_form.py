@@ -91,13 +91,13 @@ def flat(form, system, tools):
 def test_text_and_ids_are_those_of_the_tokenizers_own_template(tokenizer_of, name, system, tools):
     template = find_template(name)
     tokenizer = tokenizer_of(jinja(template.default_system))
-    form = find_tool_form(template, tokenizer.hf)
+    form = find_tool_form(template, tokenizer)
     theirs = tokenizer.hf.apply_chat_template(structured(system), tools=tools or None,
                                               tokenize=False)  # fmt: skip
     ours = Renderer(tokenizer, template).render(flat(form, system, tools))
     assert tokenizer.decode(ours.ids) == theirs
     own = HfChatTemplate(tokenizer)
-    assert find_tool_form(own, tokenizer.hf) == form
+    assert find_tool_form(own, tokenizer) == form
     assert Renderer(tokenizer, own).render(flat(form, system, tools)).ids == ours.ids
 
 
@@ -107,7 +107,7 @@ def test_templates_without_a_form(tokenizer_of, jinja):
         assert (find_tool_form(template, None) is not None) == known
     for text in (jinja["gemma"], jinja["llama3"], jinja["chatml"]):
         tokenizer = tokenizer_of(text)
-        assert find_tool_form(HfChatTemplate(tokenizer), tokenizer.hf) is None
+        assert find_tool_form(HfChatTemplate(tokenizer), tokenizer) is None
 
 
 def test_thinking_before_a_call_is_refused_where_it_would_be_hidden():
