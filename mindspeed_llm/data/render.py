@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from mindspeed_llm.data.chat_template import BOS, CONTENT, EOS, ChatTemplate, Part
 from mindspeed_llm.data.messages import Conversation
-from mindspeed_llm.data.tokenizer import Context, Tokenizer
+from mindspeed_llm.data.shapes import IGNORE, Shape, Shapes, Span
+from mindspeed_llm.data.tokenizer import CONTEXTS, Context, Tokenizer
 from mindspeed_llm.errors import TemplateError
 
-IGNORE = -100
 _CACHED_TEXTS = 4096
 _CACHED_LENGTH = 64
 
@@ -27,21 +27,6 @@ class Rendered(NamedTuple):
 
     ids: list[int]
     labels: list[int]
-
-
-class _Span(NamedTuple):
-    """Text to encode in one piece in its context, or ids that are already known.
-
-    `marks` says of each character whether it is trained, where only some are; what is encoded
-    together must not depend on what is trained, because a prompt knows nothing of that.
-    """
-
-    text: str
-    context: Context
-    ids: Sequence[int] | None
-    trained: bool
-    label: int | None = None
-    marks: tuple[bool, ...] = ()
 
 
 class Renderer:
@@ -66,7 +51,12 @@ class Renderer:
         self.end_id = self._marker(template.end) if template.end else None
         ends = () if self.end_id is None else (self.end_id,)
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((*ends, *tokenizer.eos_ids)))
-        self._cache: dict[tuple[Context, str], list[int]] = {}
+        self._cache: dict[Context, dict[str, list[int]]] = {c: {} for c in CONTEXTS}
+        strips = not set(template.markers).isdisjoint(self.tokenizer.strips) or any(
+            text in self.tokenizer.strips for text in (tokenizer.bos_token, tokenizer.eos_token)
+        )
+        self._shapes = Shapes(template, lambda talk: self._spans(template.plan(talk), ()),
+                              self.tokenizer.encode_text, strips)  # fmt: skip
 
     def render(self, conversation: Conversation) -> Rendered:
         """Ids and labels of a finished conversation, as training sees them."""
@@ -74,13 +64,28 @@ class Renderer:
 
     def render_many(self, conversations: Sequence[Conversation]) -> list[Rendered]:
         """`render` of many conversations; their texts are encoded in one batch."""
-        plans = [self._spans(self.template.plan(c), ()) for c in conversations]
-        self._encode(span for plan in plans for span in plan)
-        rows = [self._assemble(plan) for plan in plans]
-        if len(self._cache) > _CACHED_TEXTS:
-            self._cache = {k: i for k, i in self._cache.items() if len(k[1]) <= _CACHED_LENGTH}
-            if len(self._cache) > _CACHED_TEXTS:
-                self._cache.clear()
+        plans: list[tuple[Shape, list[str]] | list[Span]] = []
+        missing: dict[Context, dict[str, None]] = {}
+        for conversation in conversations:
+            found = self._shapes.find(conversation)
+            if found is None:
+                spans = self._spans(self.template.plan(conversation), ())
+                self._seek(spans, missing)
+                plans.append(spans)
+                continue
+            shape, contents = found
+            texts = shape.texts(contents)
+            for slot, text in zip(shape.slots, texts, strict=True):
+                if text not in self._cache[slot.context]:
+                    missing.setdefault(slot.context, {})[text] = None
+            plans.append((shape, texts))
+        self._encode(missing)
+        rows = [self._filled(*plan) if isinstance(plan, tuple) else self._assemble(plan)
+                for plan in plans]  # fmt: skip
+        for context, cache in self._cache.items():
+            if len(cache) > _CACHED_TEXTS:
+                short = {text: ids for text, ids in cache.items() if len(text) <= _CACHED_LENGTH}
+                self._cache[context] = short if len(short) <= _CACHED_TEXTS else {}
         return rows
 
     def prompt(
@@ -97,8 +102,7 @@ class Renderer:
         if not conversation.is_open:
             raise TemplateError("a prompt needs a conversation that ends with the user's turn")
         spans = self._spans(self.template.plan(conversation), answers)
-        self._encode(spans)
-        return self._assemble(spans).ids
+        return self._assemble_alone(spans).ids
 
     def without_stop(self, generated: Sequence[int]) -> list[int]:
         """`generated` up to its first stop id, which is left out."""
@@ -114,7 +118,7 @@ class Renderer:
         before, _, behind = self.template.answer.partition(CONTENT)
         return text.removeprefix(before).removesuffix(behind)
 
-    def _spans(self, parts: Sequence[Part], answers: Sequence[Sequence[int]]) -> list[_Span]:
+    def _spans(self, parts: Sequence[Part], answers: Sequence[Sequence[int]]) -> list[Span]:
         row = _Row(self.tokenizer.strips)
         answered = 0
         for part in parts:
@@ -145,20 +149,35 @@ class Renderer:
         self._marker_ids[text] = index
         return index
 
-    def _encode(self, spans: Iterable[_Span]) -> None:
-        missing: dict[Context, dict[str, None]] = {}
+    def _seek(self, spans: Iterable[Span], missing: dict[Context, dict[str, None]]) -> None:
         for span in spans:
-            if span.ids is None and (span.context, span.text) not in self._cache:
+            if span.ids is None and span.text not in self._cache[span.context]:
                 missing.setdefault(span.context, {})[span.text] = None
+
+    def _encode(self, missing: Mapping[Context, Mapping[str, None]]) -> None:
         for context, texts in missing.items():
             encoded = self.tokenizer.encode_texts(list(texts), context)
-            self._cache.update(((context, t), i) for t, i in zip(texts, encoded, strict=True))
+            self._cache[context].update(zip(texts, encoded, strict=True))
 
-    def _assemble(self, spans: Sequence[_Span]) -> Rendered:
+    def _filled(self, shape: Shape, texts: Sequence[str]) -> Rendered:
+        pieces = [self._cache[slot.context][text]
+                  for slot, text in zip(shape.slots, texts, strict=True)]  # fmt: skip
+        ids, labels = shape.fill(pieces)
+        if labels:
+            labels[0] = IGNORE  # nothing in the row predicts its first token
+        return Rendered(ids, labels)
+
+    def _assemble_alone(self, spans: Sequence[Span]) -> Rendered:
+        missing: dict[Context, dict[str, None]] = {}
+        self._seek(spans, missing)
+        self._encode(missing)
+        return self._assemble(spans)
+
+    def _assemble(self, spans: Sequence[Span]) -> Rendered:
         ids: list[int] = []
         labels: list[int] = []
         for span in spans:
-            piece = self._cache[span.context, span.text] if span.ids is None else span.ids
+            piece = self._cache[span.context][span.text] if span.ids is None else span.ids
             ids += piece
             if span.label is not None:
                 labels.append(span.label)
@@ -170,7 +189,7 @@ class Renderer:
             labels[0] = IGNORE  # nothing in the row predicts its first token
         return Rendered(ids, labels)
 
-    def _partly(self, span: _Span, piece: Sequence[int]) -> list[int]:
+    def _partly(self, span: Span, piece: Sequence[int]) -> list[int]:
         """Labels of a text of which some pieces are trained; a token across an edge is not."""
         spots = self.tokenizer.spots(span.text, span.context)
         return [token if start < stop and all(span.marks[start:stop]) else IGNORE
@@ -181,7 +200,7 @@ class _Row:
     """Spans of one row: neighbouring texts become one, and each knows what it follows."""
 
     def __init__(self, strips: Mapping[str, tuple[bool, bool]]) -> None:
-        self.spans: list[_Span] = []
+        self.spans: list[Span] = []
         self._strips = strips
         self._pending: list[Part] = []
         self._context: Context = "start"
@@ -190,7 +209,7 @@ class _Row:
     def marker(self, part: Part, index: int, label: int | None) -> None:
         left, right = self._strips.get(part.text, (False, False))
         self.flush(left)
-        self.spans.append(_Span("", "marker", (index,), part.trained, label))
+        self.spans.append(Span("", "marker", (index,), part.trained, label))
         self._context, self._swallows = "marker", right
 
     def text(self, part: Part) -> None:
@@ -201,7 +220,7 @@ class _Row:
 
     def known(self, ids: Sequence[int], trained: bool) -> None:
         self.flush()
-        self.spans.append(_Span("", "text", ids, trained))
+        self.spans.append(Span("", "text", ids, trained))
         self._context, self._swallows = "text", False
 
     def cut(self) -> None:
@@ -218,6 +237,6 @@ class _Row:
             return
         mixed = len({part.trained for part in parts}) > 1
         marks = [part.trained for part in parts for _ in part.text] if mixed else []
-        self.spans.append(_Span(text[start:stop], self._context, None, parts[0].trained,
+        self.spans.append(Span(text[start:stop], self._context, None, parts[0].trained,
                                 marks=tuple(marks[start:stop])))  # fmt: skip
         self._context, self._swallows = "text", False

@@ -22,7 +22,7 @@ from mindspeed_llm.errors import DataError, TemplateError
 # What a text follows. Many SentencePiece tokenizers put a blank before a text, some before the
 # first of a row only, others also behind a special token, and none inside a running text.
 Context = Literal["start", "marker", "text"]
-_CONTEXTS: tuple[Context, ...] = ("start", "marker", "text")
+CONTEXTS: tuple[Context, ...] = ("start", "marker", "text")
 
 
 class Tokenizer:
@@ -71,11 +71,11 @@ class Tokenizer:
         backend.encode_special_tokens = True
         steps = _Steps(backend)
         made = {steps.of("start"): backend}
-        for context in _CONTEXTS:
+        for context in CONTEXTS:
             wanted = steps.of(context)
             if wanted not in made:
                 made[wanted] = copy_tokenizer(backend, wanted)
-        self._texts: dict[Context, tokenizers.Tokenizer] = {c: made[steps.of(c)] for c in _CONTEXTS}
+        self._texts: dict[Context, tokenizers.Tokenizer] = {c: made[steps.of(c)] for c in CONTEXTS}
         self._text = self._texts["marker"]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,15 +96,23 @@ class Tokenizer:
             self._hf = _from_transformers(self._directory, str(self._directory))
         return self._hf
 
-    @cached_property
+    @property
     def vocab_size(self) -> int:
         """One more than the greatest id."""
-        return max(self._text.get_vocab(with_added_tokens=True).values()) + 1
+        return self._vocabulary[0]
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hash of the vocabulary: ids, tokens, which are special."""
-        return _fingerprint(self._text, self.special_ids)
+        return self._vocabulary[1]
+
+    @cached_property
+    def _vocabulary(self) -> tuple[int, str]:
+        # Both need every token, which takes a second of the largest vocabularies.
+        rows = sorted((index, text) for text, index in self._text.get_vocab(True).items())
+        special = self.special_ids
+        lines = "".join([f"{index}\t{text!r}\t{index in special}\n" for index, text in rows])
+        return rows[-1][0] + 1, hashlib.sha256(lines.encode()).hexdigest()
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], *,
                     add_generation_prompt: bool = False,
@@ -162,7 +170,8 @@ class Tokenizer:
         guarded = object.__new__(Tokenizer)
         guarded.__dict__.update(self.__dict__)
         # The vocabulary's hash is of the directory: what a template guards is not part of it.
-        guarded.__dict__.update(sha256=self.sha256, special_ids=self.special_ids | set(loose))
+        guarded.__dict__.update(_vocabulary=self._vocabulary,
+                                special_ids=self.special_ids | set(loose))  # fmt: skip
         guarded._set(backend)
         return guarded
 
@@ -306,9 +315,3 @@ def _generation_eos(directory: Path) -> tuple[int, ...]:
     if not all(isinstance(v, int) for v in values):
         raise DataError(f"{file}: eos_token_id {value!r}; expected an id or a list of ids")
     return tuple(values)
-
-
-def _fingerprint(backend: tokenizers.Tokenizer, special: frozenset[int]) -> str:
-    vocab = sorted((index, text) for text, index in backend.get_vocab(True).items())
-    rows = "".join(f"{index}\t{text!r}\t{index in special}\n" for index, text in vocab)
-    return hashlib.sha256(rows.encode()).hexdigest()

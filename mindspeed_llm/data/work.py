@@ -123,7 +123,9 @@ def tallies(work: Work, chunks: Sequence[Chunk], workers: int) -> Iterator[Tally
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (work,))
     try:
-        yield from pool.map(_run_in_worker, range(len(chunks)), chunks)
+        found = pool.map(_run_in_worker, range(len(chunks)), chunks)
+        _ = work.maker.tokenizer.sha256  # takes a second, which this process has while they work
+        yield from found
     except BrokenProcessPool as err:
         raise DataError("a worker process died (out of memory, or killed); nothing was written. "
                         "Try fewer --workers") from err  # fmt: skip
