@@ -19,6 +19,7 @@ import torch
 from mindspeed_llm.checkpoint import ranks
 from mindspeed_llm.checkpoint.directory import CheckpointDir, find_checkpoint, is_checkpoint_root
 from mindspeed_llm.checkpoint.store import Stored, TensorSource
+from mindspeed_llm.checkpoint.tracker import find_foreign
 from mindspeed_llm.config.tuning import TARGETS, LoraConfig
 from mindspeed_llm.errors import CheckpointError
 
@@ -228,7 +229,11 @@ def lora_of(checkpoint: CheckpointDir) -> tuple[LoraConfig, Base] | None:
 
 def is_lora_checkpoint(root: Path) -> bool:
     """Whether `root` is a checkpoint of ours that holds an adapter only."""
-    return is_checkpoint_root(root) and lora_of(find_checkpoint(root)) is not None
+    return (
+        is_checkpoint_root(root)
+        and find_foreign(root) is None
+        and lora_of(find_checkpoint(root)) is not None
+    )
 
 
 def read_lora(checkpoint: CheckpointDir) -> Adapter:

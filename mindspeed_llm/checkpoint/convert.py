@@ -10,18 +10,16 @@ import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mindspeed_llm.checkpoint.assets import CONFIG, copy_assets, set_dtype, sync_tree, write_json
 from mindspeed_llm.checkpoint.directory import (
     COMMON,
-    CheckpointDir,
-    Staging,
     find_checkpoint,
-    is_checkpoint_root,
     model_directory,
     sync_directory,
     verify,
@@ -34,17 +32,13 @@ from mindspeed_llm.checkpoint.hf_source import (
     global_shape,
     planned_of,
 )
+from mindspeed_llm.checkpoint.mcore_writer import Target, write_mcore
 from mindspeed_llm.checkpoint.progress import ByteProgress
-from mindspeed_llm.checkpoint.store import (
-    ChunkReader,
-    Planned,
-    TensorSource,
-    merge_indexes,
-    write_chunks,
-)
+from mindspeed_llm.checkpoint.store import ChunkReader, Planned, TensorSource
 from mindspeed_llm.checkpoint.tensor_file import TensorFileWriter
+from mindspeed_llm.checkpoint.tracker import find_foreign
+from mindspeed_llm.checkpoint.weights import open_base
 from mindspeed_llm.config.model import ModelConfig
-from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.logging import get_logger
 from mindspeed_llm.models.names import NameRule, expand, hf_shapes, to_hf
@@ -76,30 +70,26 @@ def hf_to_mcore(
     load_dir: Path,
     save_dir: Path,
     *,
-    parallel: ParallelConfig | None = None,
     dtype: torch.dtype | None = None,
-    tokenizer: Path | None = None,
-    overwrite: bool = False,
+    trust_pickle: bool = False,
+    **options: Any,
 ) -> Converted:
-    """Hugging Face safetensors -> `<save_dir>/release`.
+    """Hugging Face weights -> `<save_dir>/release`.
 
     Args:
-        parallel: layout it is meant for; checked against the model and noted, though the result
-            loads at any layout.
         dtype: cast to this; None keeps every bit.
-        tokenizer: directory to take the tokenizer files from, instead of `load_dir`.
-        overwrite: replace a checkpoint that is in `save_dir`.
+        trust_pickle: read weights in .bin files too, see `pickled`.
+        options: of the `Target`: layout, tokenizer, overwrite, format.
 
     Raises:
         CheckpointError: weights that are missing, unknown, left over, of a wrong shape or dtype, or
             damaged; `save_dir` in use, or in `load_dir`. Nothing is written then.
         ConfigError: the layout does not divide the model.
     """
-    _check_apart(load_dir, save_dir)
-    weights = HFWeights(load_dir)
-    parallel = parallel or ParallelConfig()
-    parallel.check_model(weights.model)
-    check_mcore_target(save_dir, overwrite)
+    target = Target(root=save_dir, **options)
+    check_apart(load_dir, save_dir)
+    weights = HFWeights(load_dir, trust_pickle=trust_pickle)
+    target.check(weights.model)
     weights.check_tied_head()
     rules = {}
     for rule in weights.rules:
@@ -109,36 +99,57 @@ def hf_to_mcore(
     def fetch(planned: Planned) -> torch.Tensor:
         return weights.compose(rules[planned]).reshape(planned.shape)
 
-    total = sum(p.nbytes for p in rules)
-    staging = Staging.begin(save_dir, None)
     try:
-        with ByteProgress("converting", total) as progress:
-            records, index = write_chunks(
-                staging.path, "model-r00000", rules, fetch, on_bytes=progress.advance
-            )
-        about = {
-            "vocab_size": weights.model.vocab_size,
-            "iteration": None,
-            "optimizer": [],
-            "layout": {
-                "processes": 1,
-                "tensor_parallel": parallel.tensor_model_parallel_size,
-                "pipeline_parallel": parallel.pipeline_model_parallel_size,
-                "expert_parallel": parallel.expert_model_parallel_size,
-            },
-        }
-        common = {"about": about, "state": {}, "optimizer": {}, "objects": {}, "rng": []}
-        records += staging.write_documents(merge_indexes([index]), common, load_dir, tokenizer)
-        checkpoint = staging.commit(records)
-    except BaseException:
-        staging.discard()
-        raise
+        path = write_mcore(
+            target, list(rules), fetch, model=weights.model, documents=load_dir, what="converting"
+        )
     finally:
         weights.close()
-    return Converted(checkpoint.path, len(rules), total, tuple(weights.skipped))
+    total = sum(planned.nbytes for planned in rules)
+    return Converted(path, len(rules), total, tuple(weights.skipped))
 
 
-def _check_apart(source: Path, target: Path) -> None:
+def source_to_mcore(
+    source: TensorSource,
+    target: Target,
+    *,
+    model: ModelConfig,
+    documents: Path,
+    dtype: torch.dtype | None = None,
+    what: str = "converting",
+) -> Converted:
+    """Whole weights from anywhere -> `<target.root>/release`.
+
+    Args:
+        documents: directory of config.json and tokenizer.
+        dtype: cast to this; None keeps what `source` has.
+
+    Raises:
+        CheckpointError: tensors that are missing, left over or of a wrong shape, target in use.
+            Nothing is written then.
+        ConfigError: the layout does not divide the model.
+    """
+    target.check(model)
+    rules = expand(rules_of(model), model.num_layers)
+    check_stored(documents, source, rules, model)
+    kinds = {p.key: p.dtype for p in plan_of(source, rules, model)}
+    plan = [dataclasses.replace(p, dtype=dtype or p.dtype) for p in plan_of(source, rules, model)]
+
+    def fetch(planned: Planned) -> torch.Tensor:
+        out = torch.empty(planned.shape, dtype=kinds[planned.key])
+        source.read(planned.key, planned.offset, out)
+        return out
+
+    path = write_mcore(target, plan, fetch, model=model, documents=documents, what=what)
+    return Converted(path, len(plan), sum(planned.nbytes for planned in plan))
+
+
+def plan_of(source: TensorSource, rules: Iterable[NameRule], model: ModelConfig) -> list[Planned]:
+    """Every tensor of the model as `source` has it, unpadded."""
+    return [planned_of(rule, model, source.tensors[global_name(rule)[0]].dtype) for rule in rules]
+
+
+def check_apart(source: Path, target: Path) -> None:
     """Raise CheckpointError where writing `target` would change or replace what is read."""
     read, written = source.resolve(), target.resolve()
     if read == written or read in written.parents:
@@ -147,20 +158,6 @@ def _check_apart(source: Path, target: Path) -> None:
     if written in read.parents:
         raise CheckpointError(f"{target}: holds {source}, which is read, and would be replaced; "
                               "choose another directory")  # fmt: skip
-
-
-def check_mcore_target(save_dir: Path, overwrite: bool) -> None:
-    """Raise CheckpointError unless a checkpoint may be written to `save_dir`."""
-    if not save_dir.exists():
-        return
-    if not save_dir.is_dir():
-        raise CheckpointError(f"{save_dir}: is a file; expected a directory to write to")
-    if is_checkpoint_root(save_dir):
-        if not overwrite:
-            raise CheckpointError(f"{save_dir}: holds a checkpoint already; choose another "
-                                  "directory, or --overwrite to replace it")  # fmt: skip
-    elif any(p for p in save_dir.iterdir() if ".tmp-" not in p.name):
-        raise CheckpointError(f"{save_dir}: not empty and no checkpoint; choose another directory")
 
 
 def mcore_to_hf(
@@ -172,6 +169,7 @@ def mcore_to_hf(
     tokenizer: Path | None = None,
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
+    trust_pickle: bool = False,
 ) -> Converted:
     """A checkpoint (of any layout) -> a directory that transformers opens as it is.
 
@@ -184,30 +182,76 @@ def mcore_to_hf(
         tokenizer: directory to take the tokenizer files from, instead of the checkpoint's.
         overwrite: replace a directory that is there.
         check: given the finished directory before it gets its name; what it raises undoes it.
+        trust_pickle: read checkpoints of Megatron-LM and MindSpeed-LLM, see `pickled`.
 
     Raises:
         CheckpointError: damaged or incomplete checkpoint, tensors that are missing, left over or of
             a wrong shape, target in use. Nothing is written then.
     """
-    checkpoint = find_checkpoint(load_dir)
-    model = read_model(checkpoint.hf_dir)
-    reader = checkpoint.reader(hashed=True)
+    documents = model_directory(load_dir)
+    model = read_model(documents)
     rules = expand(rules_of(model), model.num_layers)
-    _check_stored(checkpoint, reader, rules, model)
-    target = hf_target(load_dir, save_dir, model, overwrite)
+    export = Export(hf_target(load_dir, save_dir, model, overwrite), dtype, shard_bytes, tokenizer)
+    if find_foreign(load_dir) is not None:
+        source, _ = open_base(load_dir, trust_pickle=trust_pickle)
+        check_stored(load_dir, source, rules, model)
+        return write_hf(export, source, rules, model, documents, check)
+    checkpoint = find_checkpoint(load_dir)
+    reader = checkpoint.reader(hashed=True)
+    check_stored(checkpoint.path, reader, rules, model)
     hf = {name for name in checkpoint.files if name.startswith("hf/")}
     verify(checkpoint, hf | {COMMON}, "full")
-    rules = _in_file_order(reader, rules)
+
+    def checked(directory: Path) -> None:
+        checkpoint.compare(reader.records())  # hashed as they were read
+        if check is not None:
+            check(directory)
+
+    try:
+        ordered = _in_file_order(reader, rules, model)
+        return write_hf(export, reader, ordered, model, documents, checked)
+    finally:
+        reader.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Where a Hugging Face directory goes, and how; see `mcore_to_hf`."""
+
+    target: Path
+    dtype: torch.dtype | None = None
+    shard_bytes: int = SHARD_BYTES
+    tokenizer: Path | None = None
+
+
+def write_hf(
+    export: Export,
+    source: TensorSource,
+    rules: list[NameRule],
+    model: ModelConfig,
+    documents: Path,
+    check: Callable[[Path], None] | None,
+) -> Converted:
+    """Weights from anywhere -> a directory that transformers opens, complete or not at all.
+
+    Args:
+        rules: every tensor of the model, in the order of writing.
+        documents: directory of config.json and tokenizer.
+        check: given the finished directory before it gets its name; what it raises undoes it.
+
+    Raises:
+        CheckpointError: the disk refuses, or what `source` raises. Nothing is written then.
+    """
+    target, dtype = export.target, export.dtype
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        records = copy_assets(checkpoint.hf_dir, staging, tokenizer)
-        tensors, nbytes = write_hf_weights(staging, reader, rules, model, dtype, shard_bytes)
-        checkpoint.compare(reader.records())  # hashed as they were read: before it gets its name
-        written = {dtype} if dtype else {reader.tensors[global_name(r)[0]].dtype for r in rules}
+        copy_assets(documents, staging, export.tokenizer)
+        tensors, nbytes = write_hf_weights(staging, source, rules, model, dtype, export.shard_bytes)
+        kinds = {source.tensors[global_name(rule)[0]].dtype for rule in rules}
+        written = {dtype} if dtype else kinds
         if len(written) == 1 and set_dtype(staging / CONFIG, *written):
             _log.info("config.json now says %s", *written)
-        assert any(record.name == CONFIG for record in records)
         HFWeights(staging).close()  # reads it back: index, names, shapes and sizes of all files
         sync_tree(staging)
         if check is not None:
@@ -216,33 +260,33 @@ def mcore_to_hf(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    finally:
-        reader.close()
     return Converted(target, tensors, nbytes)
 
 
-def _check_stored(
-    checkpoint: CheckpointDir, reader: ChunkReader, rules: list[NameRule], model: ModelConfig
+def check_stored(
+    where: Path, source: TensorSource, rules: list[NameRule], model: ModelConfig
 ) -> None:
+    """Raise CheckpointError unless `source` has the tensors of the name table and no others."""
     wanted = {global_name(rule)[0]: rule for rule in rules}
-    stored = {key for key, tensor in reader.tensors.items() if tensor.section == "model"}
+    stored = {key for key, tensor in source.tensors.items() if tensor.section == "model"}
     problems = [f"missing: {key}" for key in sorted(wanted.keys() - stored)]
     problems += [f"unknown: {key}" for key in sorted(stored - wanted.keys())]
     for key in sorted(wanted.keys() & stored):
-        have, want = reader.tensors[key].shape, global_shape(wanted[key], model)
+        have, want = source.tensors[key].shape, global_shape(wanted[key], model)
         padded = wanted[key].vocab and have[1:] == want[1:] and have[0] >= want[0]
         if have != want and not padded:
             problems.append(f"{key} has shape {list(have)}, expected {list(want)}")
     if problems:
-        raise CheckpointError(f"{checkpoint.path}: the weights do not fit hf/config.json "
+        raise CheckpointError(f"{where}: the weights do not fit config.json "
                               f"({model.family}): {'; '.join(problems[:12])}")  # fmt: skip
 
 
-def _in_file_order(reader: ChunkReader, rules: list[NameRule]) -> list[NameRule]:
+def _in_file_order(
+    reader: ChunkReader, rules: list[NameRule], model: ModelConfig
+) -> list[NameRule]:
     def position(rule: NameRule) -> tuple[str, int]:
-        key, lead = global_name(rule)
-        inner = (0,) * (len(reader.tensors[key].shape) - len(lead))
-        return reader.position(key, (*lead, *inner))
+        box = planned_of(rule, model, torch.float32)
+        return reader.position(box.key, box.offset)
 
     return sorted(rules, key=position)
 
@@ -261,7 +305,7 @@ def hf_target(load_dir: Path, save_dir: Path, model: ModelConfig, overwrite: boo
             raise CheckpointError(f"{save_dir}: holds a {original.family} model of another shape "
                                   "than the checkpoint's; choose another directory")  # fmt: skip
         target = save_dir / _MG2HF
-    _check_apart(load_dir, target)
+    check_apart(load_dir, target)
     if target.is_file():
         raise CheckpointError(f"{target}: is a file; expected a directory to write to")
     if target.is_dir() and any(target.iterdir()):

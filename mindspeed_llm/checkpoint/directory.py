@@ -29,14 +29,19 @@ from mindspeed_llm.checkpoint.store import (
     index_to_json,
 )
 from mindspeed_llm.checkpoint.tensor_file import FileRecord
+from mindspeed_llm.checkpoint.tracker import (
+    HF,
+    TRACKER,
+    find_foreign,
+    iteration_name,
+    read_tracker,
+)
 from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.logging import get_logger
 
-TRACKER = "latest_checkpointed_iteration.txt"
 MANIFEST = "MANIFEST.json"
 INDEX = "index.json"
 COMMON = "common.json"
-HF = "hf"
 FORMAT = "mindspeed-llm checkpoint"
 VERSION = 1
 
@@ -89,11 +94,6 @@ class CheckpointDir:
         return json.loads((self.path / name).read_bytes())
 
 
-def iteration_name(iteration: int | None) -> str:
-    """Directory name of an iteration: `iter_0000120`; `release` for None."""
-    return "release" if iteration is None else f"iter_{iteration:07d}"
-
-
 def find_checkpoint(root: Path) -> CheckpointDir:
     """The checkpoint that `root`'s tracker names, or `root` itself if it is one.
 
@@ -109,11 +109,7 @@ def find_checkpoint(root: Path) -> CheckpointDir:
     tracker = root / TRACKER
     if not tracker.is_file():
         raise CheckpointError(f"{root}: {_what_is_it(root)}")
-    with open(tracker, "rb") as file:
-        word = file.read(64).strip().decode("ascii", "replace")
-    if word != "release" and not re.fullmatch(r"[0-9]{1,18}", word):
-        raise CheckpointError(f"{tracker}: says {word!r}; expected 'release' or a number")
-    path = root / iteration_name(None if word == "release" else int(word))
+    path = root / iteration_name(read_tracker(root))
     if not path.exists():
         path = _set_aside(path) or path
     if not (path / MANIFEST).is_file():
@@ -127,8 +123,10 @@ def is_checkpoint_root(root: Path) -> bool:
 
 
 def is_hf_directory(root: Path) -> bool:
-    """Whether `root` looks like a Hugging Face model: config.json and safetensors files."""
-    return (root / CONFIG).is_file() and any(root.glob("*.safetensors"))
+    """Whether `root` looks like a Hugging Face model: config.json and weights."""
+    return (root / CONFIG).is_file() and any(
+        any(root.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")
+    )
 
 
 def model_directory(root: Path) -> Path:
@@ -136,7 +134,8 @@ def model_directory(root: Path) -> Path:
     root = Path(root)
     if not is_checkpoint_root(root) and is_hf_directory(root):
         return root
-    return find_checkpoint(root).hf_dir
+    foreign = find_foreign(root)
+    return find_checkpoint(root).hf_dir if foreign is None else foreign.hf_dir
 
 
 def _open(path: Path) -> CheckpointDir:
@@ -203,13 +202,9 @@ def verify(checkpoint: CheckpointDir, names: Iterable[str], mode: Verify) -> Non
 
 
 def _what_is_it(path: Path) -> str:
-    if any(path.glob("mp_rank_*")) or any(path.glob("*/mp_rank_*")):
-        return ("it holds pickled Megatron weights (mp_rank_*/model_optim_rng.pt), which are not "
-                "read; export them to Hugging Face safetensors with the tool that wrote them, then "
-                "use convert_ckpt.py")  # fmt: skip
-    if any(path.glob("*.distcp")) or any(path.glob("*/*.distcp")):
-        return ("it holds a torch_dist checkpoint, whose metadata is a pickle and is not read; "
-                "export it to Hugging Face safetensors first")  # fmt: skip
+    if (foreign := find_foreign(path)) is not None:
+        return (f"it is a {foreign.kind} checkpoint of Megatron-LM: its weights are read with "
+                "--trust-pickle, but its run is not continued")  # fmt: skip
     if is_hf_directory(path):
         return ("it is a Hugging Face model; convert it with convert_ckpt.py --load-model-type hf "
                 "--save-model-type mg")  # fmt: skip
@@ -285,7 +280,15 @@ class Staging:
         table = {n: {"size": r.size, "sha256": r.sha256} for n, r in sorted(files.items())}
         manifest = {"format": FORMAT, "version": VERSION, "iteration": self.iteration}
         write_json(self.path / MANIFEST, manifest | {"files": table})
-        for directory in {self.path, *(p.parent for p in map(self.path.joinpath, files))}:
+        final = self.name([self.path, *{p.parent for p in map(self.path.joinpath, files)}])
+        return CheckpointDir(final, self.iteration, files)
+
+    def name(self, directories: Iterable[Path]) -> Path:
+        """Give the finished directory its name, then move the tracker; `directories` are flushed.
+
+        Their files are on the disk already. An earlier directory of the same name is replaced.
+        """
+        for directory in directories:
             sync_directory(directory)
         final = self.root / iteration_name(self.iteration)
         aside = None
@@ -298,7 +301,7 @@ class Staging:
         replace_text(self.root / TRACKER, word)
         if aside is not None:
             shutil.rmtree(aside)
-        return CheckpointDir(final, self.iteration, files)
+        return final
 
     def discard(self) -> None:
         """Remove the temporary directory, and the root if `begin` made it for nothing."""

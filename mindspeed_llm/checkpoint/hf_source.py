@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mindspeed_llm.checkpoint.pickled import PickledFile, check_trusted
 from mindspeed_llm.checkpoint.store import Planned, Stored
 from mindspeed_llm.checkpoint.tensor_file import Entry, TensorFile
 from mindspeed_llm.config.model import ModelConfig
@@ -24,6 +25,8 @@ from mindspeed_llm.models.shapes import mcore_shape
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+SAFE = ".safetensors"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _INDEX_LIMIT = 64 * 2**20
@@ -81,30 +84,34 @@ def planned_of(rule: NameRule, model: ModelConfig, dtype: torch.dtype) -> Planne
 class HFWeights:
     """The tensors of a Hugging Face directory, checked against the family's name table.
 
+    Args:
+        trust_pickle: read .bin files where there are no safetensors; see `pickled`.
+
     Raises:
-        CheckpointError: no safetensors, a hostile or wrong index, or tensors that are missing,
+        CheckpointError: no weights, a hostile or wrong index, or tensors that are missing,
             unknown, of another shape or of no floating-point dtype; lists their names.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, trust_pickle: bool = False) -> None:
         self.directory = Path(directory)
         self.model = read_model(self.directory)
         self.rules = expand(rules_of(self.model), self.model.num_layers)
         self._where: dict[str, tuple[Path, Entry]] = {}
-        for path, listed in _weight_files(self.directory):
-            with TensorFile(path) as file:
-                entries = file.entries
+        for path, listed in _weight_files(self.directory, trust_pickle):
+            file = _open(path)
+            entries = file.entries
+            file.close()
             if listed is not None and listed != set(entries):
                 odd = sorted(listed ^ set(entries))
-                raise CheckpointError(f"{path}: {WEIGHTS_INDEX} and the file disagree on {odd[0]}"
-                                      f" ({len(odd)} names in all)")  # fmt: skip
+                raise CheckpointError(f"{path}: the index and the file disagree on {odd[0]} "
+                                      f"({len(odd)} names in all)")  # fmt: skip
             for name, entry in entries.items():
                 if name in self._where:
                     raise CheckpointError(f"{path}: {name} is in {self._where[name][0].name} too")
                 self._where[name] = (path, entry)
         self.skipped = self._check_names()
         self._dtypes = self._common_dtypes()
-        self._open: TensorFile | None = None
+        self._open: TensorFile | PickledFile | None = None
 
     def _check_names(self) -> list[str]:
         """Compare with the name table; the names of redundant tensors that are not converted."""
@@ -183,7 +190,7 @@ class HFWeights:
             raise CheckpointError(f"{path}: {name} has shape {list(entry.shape)}")
         if self._open is None or self._open.path != path:
             self.close()
-            self._open = TensorFile(path)
+            self._open = _open(path)
         return self._open.read_box(name, offset, shape, out)
 
     def compose(self, rule: NameRule) -> torch.Tensor:
@@ -208,8 +215,8 @@ class HFWeights:
 class HFSource:
     """A Hugging Face directory as a `TensorSource`: models of any layout load from it directly."""
 
-    def __init__(self, directory: Path) -> None:
-        self.weights = HFWeights(directory)
+    def __init__(self, directory: Path, *, trust_pickle: bool = False) -> None:
+        self.weights = HFWeights(directory, trust_pickle=trust_pickle)
         self.weights.check_tied_head()
         self.tensors: dict[str, Stored] = {}
         self._rules: dict[tuple[str, tuple[int, ...]], NameRule] = {}
@@ -247,32 +254,37 @@ class HFSource:
                 out[:count].copy_(part)
 
 
-def _weight_files(directory: Path) -> list[tuple[Path, set[str] | None]]:
+def _open(path: Path) -> TensorFile | PickledFile:
+    return TensorFile(path) if path.suffix == SAFE else PickledFile(path)
+
+
+def _weight_files(directory: Path, trust_pickle: bool) -> list[tuple[Path, set[str] | None]]:
     """The weight files, each with the names that the index promises in it (None: no index)."""
-    index = directory / WEIGHTS_INDEX
-    if not index.is_file():
-        found = sorted(directory.glob("*.safetensors"))
-        if len(found) == 1:
-            return [(found[0], None)]
-        if found:
-            raise CheckpointError(f"{directory}: {len(found)} safetensors files, but no "
-                                  f"{WEIGHTS_INDEX} that says which belong together")  # fmt: skip
-        pickles = sorted([*directory.glob("*.bin"), *directory.glob("*.pt"),
-                          *directory.glob("*.pth")])  # fmt: skip
-        if pickles:
-            raise CheckpointError(f"{pickles[0]}: pickled weights are not read, since loading them "
-                                  "can run code; get the safetensors of this model, or re-save it "
-                                  "with save_pretrained(..., safe_serialization=True)")  # fmt: skip
-        raise CheckpointError(f"{directory}: no safetensors weights; expected {WEIGHTS} or "
-                              f"{WEIGHTS_INDEX}")  # fmt: skip
+    safe = any(directory.glob(f"*{SAFE}")) or (directory / WEIGHTS_INDEX).is_file()
+    suffix, index = (SAFE, WEIGHTS_INDEX) if safe else (".bin", PICKLE_INDEX)
+    if not (directory / index).is_file():
+        found = sorted(directory.glob(f"*{suffix}" if safe else "pytorch_model*.bin"))
+        if not found:
+            found = sorted([*directory.glob("*.pt"), *directory.glob("*.pth")])
+        if not found:
+            raise CheckpointError(f"{directory}: no safetensors weights; expected {WEIGHTS} or "
+                                  f"{WEIGHTS_INDEX}")  # fmt: skip
+        if not safe:
+            check_trusted(found[0], trust_pickle)
+        if len(found) > 1:
+            raise CheckpointError(f"{directory}: {len(found)} {found[0].suffix[1:]} files, but no "
+                                  f"{index} that says which belong together")  # fmt: skip
+        return [(found[0], None)]
+    if not safe:
+        check_trusted(directory / index, trust_pickle)
     by_file: dict[str, set[str]] = {}
-    for name, file in _weight_map(index).items():
+    for name, file in _weight_map(directory / index).items():
         if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
-            raise CheckpointError(f"{index}: {name} lies in {file!r:.120}; expected the name of a "
-                                  "file in the same directory")  # fmt: skip
-        if not file.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: {name} lies in {file!r:.120}, which is no safetensors "
-                                  "file; other formats are not read")  # fmt: skip
+            raise CheckpointError(f"{directory / index}: {name} lies in {file!r:.120}; expected "
+                                  "the name of a file in the same directory")  # fmt: skip
+        if not file.endswith(suffix):
+            raise CheckpointError(f"{directory / index}: {name} lies in {file!r:.120}; expected a "
+                                  f"{suffix} file")  # fmt: skip
         by_file.setdefault(file, set()).add(name)
     return [(directory / file, names) for file, names in sorted(by_file.items())]
 

@@ -135,6 +135,7 @@ def load_weights(
     *,
     adapter: Path | None = None,
     check: Verify = "full",
+    trust_pickle: bool = False,
 ) -> None:
     """Fill `model` in place from a checkpoint of any layout, or from a Hugging Face directory.
 
@@ -148,11 +149,14 @@ def load_weights(
         model: this rank's chunks, possibly wrapped.
         adapter: a LoRA checkpoint, or a PEFT directory.
         check: see `directory.Verify`; a Hugging Face directory has nothing to check against.
+        trust_pickle: read pickled weights of others, see `pickled`.
 
     Raises:
         CheckpointError: missing, damaged, or of another model; `model` is then unchanged.
     """
-    source, vocab_size = open_weights(locate(Path(root), adapter), check=check)
+    source, vocab_size = open_weights(
+        locate(Path(root), adapter, trust_pickle=trust_pickle), check=check
+    )
     _fill_model(_model_states(model), source, vocab_size, cast=True)
 
 
@@ -167,7 +171,7 @@ def load_base(
     Raises:
         CheckpointError: missing, damaged, of another model, or other weights than expected.
     """
-    source, vocab_size = open_base(place.base)
+    source, vocab_size = open_base(place.base, trust_pickle=place.trust_pickle)
     base = identify(place, source, vocab_size, expected)
     _fill_model(_model_states(model), source, vocab_size, cast=True)
     return base

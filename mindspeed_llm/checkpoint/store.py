@@ -174,11 +174,12 @@ def merge_indexes(
                 old, chunks=old.chunks + new.chunks, partial=partial(key)
             )
     for key, stored in merged.items():
-        _check_cover(key, stored)
+        check_cover(key, stored)
     return merged
 
 
-def _check_cover(key: str, stored: Stored) -> None:
+def check_cover(key: str, stored: Stored) -> None:
+    """Raise CheckpointError unless the boxes of `stored` cover it exactly once (or `partial`)."""
     whole: Box = ((0,) * len(stored.shape), stored.shape)
     chunks = sorted(stored.chunks, key=lambda c: c.offset)
     for number, chunk in enumerate(chunks):
@@ -240,7 +241,7 @@ def index_from_json(data: Any, where: str, *, whole: bool = True) -> dict[str, S
                for c in stored.chunks):  # fmt: skip
             raise CheckpointError(f"{where}: {key} has boxes of another rank than {stored.shape}")
         if whole:
-            _check_cover(key, stored)
+            check_cover(key, stored)
     return index
 
 
@@ -323,7 +324,7 @@ class ChunkReader:
                 continue
             begin, shape = shared
             inner = tuple(b - o for b, o in zip(begin, chunk.offset, strict=True))
-            part = self._checked(stored, chunk).read_box(chunk.name, inner, shape)
+            part = self._part(stored, chunk, inner, shape)
             target = tuple(
                 slice(b - o, b - o + n) for b, o, n in zip(begin, offset, shape, strict=True)
             )
@@ -334,6 +335,12 @@ class ChunkReader:
             raise CheckpointError(f"{self.directory}: {key} was not trained at {list(offset)}, so "
                                   "that its state is not stored; train the same parameters again, "
                                   "or start anew from the weights")  # fmt: skip
+
+    def _part(
+        self, stored: Stored, chunk: Chunk, offset: tuple[int, ...], shape: tuple[int, ...]
+    ) -> torch.Tensor:
+        """The box at `offset` within a chunk."""
+        return self._checked(stored, chunk).read_box(chunk.name, offset, shape)
 
     def _checked(self, stored: Stored, chunk: Chunk) -> TensorFile:
         file = self._files.get(chunk.file)

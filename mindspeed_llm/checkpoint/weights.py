@@ -33,6 +33,8 @@ from mindspeed_llm.checkpoint.directory import (
 from mindspeed_llm.checkpoint.hf_source import HFSource
 from mindspeed_llm.checkpoint.peft import is_peft_directory, read_peft
 from mindspeed_llm.checkpoint.store import Stored, TensorSource
+from mindspeed_llm.checkpoint.tracker import Foreign, find_foreign
+from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.tuning import LoraConfig
 from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.logging import get_logger
@@ -43,13 +45,17 @@ _log = get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where weights are: whole ones, and the adapter that belongs on them (ours or PEFT's)."""
+    """Where weights are: whole ones, and the adapter that belongs on them (ours or PEFT's).
+
+    `trust_pickle`: the user allows pickled weights of others, see `pickled`.
+    """
 
     base: Path
     adapter: Path | None = None
+    trust_pickle: bool = False
 
 
-def locate(load: Path, lora_load: Path | None = None) -> Place:
+def locate(load: Path, lora_load: Path | None = None, *, trust_pickle: bool = False) -> Place:
     """Base and adapter of `--load` and `--lora-load`; a LoRA checkpoint says where its base is.
 
     Raises:
@@ -67,16 +73,16 @@ def locate(load: Path, lora_load: Path | None = None) -> Place:
                 f"{load}: a LoRA checkpoint whose base weights were at {base}, where they are no "
                 f"more; say where they are: --load BASE --lora-load {load}"
             )
-        return Place(base=base, adapter=load)
+        return Place(base=base, adapter=load, trust_pickle=trust_pickle)
     if lora_load is None:
         if is_peft_directory(load):
             raise CheckpointError(f"{load}: an adapter of PEFT, without the weights it belongs to; "
                                   f"give --load BASE --lora-load {load}")  # fmt: skip
-        return Place(base=load)
+        return Place(base=load, trust_pickle=trust_pickle)
     if not (is_lora_checkpoint(lora_load) or is_peft_directory(lora_load)):
         raise CheckpointError(f"--lora-load {lora_load}: no adapter; expected a LoRA checkpoint "
                               "of posttrain_gpt.py or a PEFT directory")  # fmt: skip
-    return Place(base=load, adapter=lora_load)
+    return Place(base=load, adapter=lora_load, trust_pickle=trust_pickle)
 
 
 def shape_of_adapter(place: Place) -> LoraConfig:
@@ -117,20 +123,43 @@ def _check_model(place: Place, adapter: CheckpointDir) -> None:
                               f"shape than the {model.family} model at {place.base}")  # fmt: skip
 
 
-def open_base(root: Path, *, check: Verify = "full") -> tuple[TensorSource, int]:
+def open_base(
+    root: Path, *, check: Verify = "full", trust_pickle: bool = False
+) -> tuple[TensorSource, int]:
     """The whole weights at `root` and the size of their vocabulary; every rank calls it.
 
     Raises:
-        CheckpointError: missing or damaged.
+        CheckpointError: missing or damaged; pickled, and not trusted.
     """
     if not is_checkpoint_root(root) and is_hf_directory(root):
         _log.info("loading Hugging Face weights from %s", root)
-        return HFSource(root), read_model(root).vocab_size
+        source = HFSource(root, trust_pickle=trust_pickle)
+        return source, source.weights.model.vocab_size
+    foreign = find_foreign(root)
+    if foreign is not None:
+        _log.info("loading the weights of the %s checkpoint %s", foreign.kind, foreign.path)
+        model = read_model(foreign.hf_dir)
+        return open_foreign(foreign, model, trusted=trust_pickle), model.vocab_size
     checkpoint = find_checkpoint(root)
-    source = checkpoint.reader()
-    verify_sections(checkpoint, source.tensors, (SECTION,), check)
+    stored = checkpoint.reader()
+    verify_sections(checkpoint, stored.tensors, (SECTION,), check)
     _log.info("loading weights from %s", checkpoint.path)
-    return source, checkpoint.common()["about"]["vocab_size"]
+    return stored, checkpoint.common()["about"]["vocab_size"]
+
+
+def open_foreign(foreign: Foreign, model: ModelConfig, *, trusted: bool) -> TensorSource:
+    """The weights of a checkpoint of Megatron-LM or MindSpeed-LLM.
+
+    Raises:
+        CheckpointError: not trusted, or damaged.
+    """
+    # Late: few need these, and megatron-core takes seconds to import.
+    from mindspeed_llm.checkpoint.mp_rank import MpRankReader
+    from mindspeed_llm.checkpoint.torch_dist import TorchDistReader
+
+    if foreign.kind == "torch_dist":
+        return TorchDistReader(foreign.path, trusted=trusted)
+    return MpRankReader(foreign.path, model, trusted=trusted)
 
 
 def open_weights(
@@ -144,7 +173,7 @@ def open_weights(
     Raises:
         CheckpointError: missing, damaged, or a base that is not the adapter's.
     """
-    source, vocab_size = open_base(place.base, check=check)
+    source, vocab_size = open_base(place.base, check=check, trust_pickle=place.trust_pickle)
     if place.adapter is None:
         return source, vocab_size
     adapter = read_adapter(place, check=check)
@@ -162,7 +191,7 @@ def identify(
         CheckpointError: they are not those that the adapter at `place` was trained on.
     """
     path, files = place.base, {}
-    if is_checkpoint_root(path):
+    if is_checkpoint_root(path) and find_foreign(path) is None:
         checkpoint = find_checkpoint(path)
         path = checkpoint.path  # not the root, whose tracker may go on to another iteration
         files = {name: record.sha256 for name, record in checkpoint.files.items()

@@ -7,18 +7,32 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mindspeed_llm.checkpoint.convert import Converted, check_hf_target, hf_to_mcore, mcore_to_hf
-from mindspeed_llm.checkpoint.directory import find_checkpoint, is_checkpoint_root
+from mindspeed_llm.checkpoint.convert import (
+    Converted,
+    check_apart,
+    check_hf_target,
+    hf_to_mcore,
+    mcore_to_hf,
+    source_to_mcore,
+)
+from mindspeed_llm.checkpoint.directory import (
+    find_checkpoint,
+    is_checkpoint_root,
+    model_directory,
+)
+from mindspeed_llm.checkpoint.mcore_writer import Target
 from mindspeed_llm.checkpoint.merge import (
     documents,
     export_adapter,
     merge_to_hf,
     merge_to_mcore,
 )
-from mindspeed_llm.checkpoint.weights import Place, locate
+from mindspeed_llm.checkpoint.tracker import find_foreign
+from mindspeed_llm.checkpoint.weights import Place, locate, open_base
 from mindspeed_llm.cli.verify import checker
 from mindspeed_llm.config import convert as config
 from mindspeed_llm.config.flags import parse
@@ -47,14 +61,16 @@ def main(argv: Sequence[str]) -> int:
         refused=config.REFUSED,
     )
     start = time.monotonic()
-    place = locate(settings.load_dir, settings.lora_load)
+    place = locate(settings.load_dir, settings.lora_load, trust_pickle=settings.trust_pickle)
     if place.adapter is not None:
         done = _with_adapter(settings, place)
     elif settings.save_lora_to_hf:
         raise ConfigError(f"--save-lora-to-hf: --load-dir {settings.load_dir} is no LoRA "
                           "checkpoint; give one, or --lora-load")  # fmt: skip
     elif settings.load_model_type == "hf":
-        done = _to_mcore(settings)
+        done = _hf_to_mcore(settings)
+    elif settings.save_model_type == "mg":
+        done = _mcore_to_mcore(settings)
     else:
         done = _to_hf(settings)
     seconds = time.monotonic() - start
@@ -85,45 +101,61 @@ def _with_adapter(settings: config.ConvertConfig, place: Place) -> Converted:
         )
     with _target_flags():
         return merge_to_mcore(
-            place,
-            settings.save_dir,
-            parallel=_layout(settings),
-            dtype=_dtype(settings),
-            tokenizer=settings.tokenizer_directory,
-            overwrite=settings.overwrite,
+            place, settings.save_dir, dtype=_dtype(settings), **_options(settings)
         )
 
 
-def _to_mcore(settings: config.ConvertConfig) -> Converted:
+def _hf_to_mcore(settings: config.ConvertConfig) -> Converted:
     _check(settings, settings.load_dir)
     with _target_flags():
-        parallel = _layout(settings)
-        done = hf_to_mcore(
-            settings.load_dir,
-            settings.save_dir,
-            parallel=parallel,
-            dtype=_dtype(settings),
-            tokenizer=settings.tokenizer_directory,
-            overwrite=settings.overwrite,
-        )
+        options = _options(settings)
+        done = hf_to_mcore(settings.load_dir, settings.save_dir, dtype=_dtype(settings),
+                           trust_pickle=settings.trust_pickle, **options)  # fmt: skip
     if done.skipped:
         print(f"redundant, not converted: {', '.join(done.skipped[:4])}"
               f"{' ...' if len(done.skipped) > 4 else ''}")  # fmt: skip
+    _note(options["parallel"])
+    return done
+
+
+def _mcore_to_mcore(settings: config.ConvertConfig) -> Converted:
+    """A checkpoint, also of Megatron-LM or MindSpeed-LLM, as one of ours or as torch_dist."""
+    if find_foreign(settings.load_dir) is None:
+        find_checkpoint(settings.load_dir)
+    directory = model_directory(settings.load_dir)
+    _check(settings, directory)
+    check_apart(settings.load_dir, settings.save_dir)
+    source, _ = open_base(settings.load_dir, trust_pickle=settings.trust_pickle)
+    with _target_flags():
+        target = Target(root=settings.save_dir, **_options(settings))
+        done = source_to_mcore(source, target, model=read_model(directory), documents=directory,
+                               dtype=_dtype(settings))  # fmt: skip
+    _note(target.parallel)
+    return done
+
+
+def _note(parallel: ParallelConfig) -> None:
     experts = parallel.expert_model_parallel_size
     print(
         f"noted: TP {parallel.tensor_model_parallel_size}, "
         f"PP {parallel.pipeline_model_parallel_size}{f', EP {experts}' if experts > 1 else ''}; "
         "the checkpoint loads at any other layout too"
     )
-    return done
 
 
-def _layout(settings: config.ConvertConfig) -> ParallelConfig:
-    return ParallelConfig(
+def _options(settings: config.ConvertConfig) -> dict[str, Any]:
+    """Of the `Target` of a conversion to megatron-core."""
+    parallel = ParallelConfig(
         tensor_model_parallel_size=settings.target_tensor_parallel_size,
         pipeline_model_parallel_size=settings.target_pipeline_parallel_size,
         expert_model_parallel_size=settings.target_expert_parallel_size,
     )
+    return {
+        "parallel": parallel,
+        "tokenizer": settings.tokenizer_directory,
+        "overwrite": settings.overwrite,
+        "ckpt_format": settings.ckpt_format,
+    }
 
 
 @contextlib.contextmanager
@@ -137,10 +169,14 @@ def _target_flags() -> Iterator[None]:
 
 
 def _to_hf(settings: config.ConvertConfig) -> Converted:
-    checkpoint = find_checkpoint(settings.load_dir)
-    _check(settings, checkpoint.hf_dir)
+    directory = model_directory(settings.load_dir)
+    _check(settings, directory)
     check_hf_target(settings.load_dir, settings.save_dir, settings.overwrite)
-    check = checker(settings.load_dir, checkpoint.hf_dir) if settings.verify else None
+    check = (
+        checker(settings.load_dir, directory, trust_pickle=settings.trust_pickle)
+        if settings.verify
+        else None
+    )
     return mcore_to_hf(
         settings.load_dir,
         settings.save_dir,
@@ -149,6 +185,7 @@ def _to_hf(settings: config.ConvertConfig) -> Converted:
         tokenizer=settings.tokenizer_directory,
         overwrite=settings.overwrite,
         check=check,
+        trust_pickle=settings.trust_pickle,
     )
 
 

@@ -38,14 +38,16 @@ def main(argv: Sequence[str]) -> int:
     from mindspeed_llm.inference.compare import compare
 
     init_distributed(device)
-    done = compare(config.load, config.hf_dir)
+    done = compare(config.load, config.hf_dir, trust_pickle=config.trust_pickle)
     shutdown_distributed()
     print(f"the same model: {done.count} logits of transformers and of the checkpoint differ by at "
           f"most {done.difference:.2g} (largest logit {done.largest:.3g})")  # fmt: skip
     return 0
 
 
-def checker(checkpoint: Path, model_dir: Path) -> Callable[[Path], None]:
+def checker(
+    checkpoint: Path, model_dir: Path, *, trust_pickle: bool = False
+) -> Callable[[Path], None]:
     """For `mcore_to_hf`: run `mindspeed-llm verify` on the directory it made, print what it says.
 
     A process of its own, because patches and process groups of this one may be others, and the
@@ -54,6 +56,7 @@ def checker(checkpoint: Path, model_dir: Path) -> Callable[[Path], None]:
     Args:
         checkpoint: that is exported.
         model_dir: directory of its config.json, for the memory that will be needed.
+        trust_pickle: the user allows pickled weights of others.
 
     Raises:
         ConfigError: the machine has too little free memory; before anything is written.
@@ -69,6 +72,7 @@ def checker(checkpoint: Path, model_dir: Path) -> Callable[[Path], None]:
     def check(exported: Path) -> None:
         command = [sys.executable, "-W", "ignore", "-m", "mindspeed_llm.cli.main", "verify",
                    "--load", str(checkpoint), "--hf-dir", str(exported)]  # fmt: skip
+        command += ["--trust-pickle"] if trust_pickle else []
         environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHED}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:

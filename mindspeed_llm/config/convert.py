@@ -35,7 +35,8 @@ class ConvertConfig:
     """Weight conversion"""
 
     load_model_type: str = setting(
-        help="what is read: hf (Hugging Face safetensors) or mg (a checkpoint of ours)",
+        help="what is read: hf (Hugging Face weights) or mg (a checkpoint of ours, or with "
+        "--trust-pickle one of Megatron-LM or MindSpeed-LLM)",
         choices=("hf", "mg"),
     )
     save_model_type: str = setting(help="what is written", choices=("hf", "mg"))
@@ -78,6 +79,17 @@ class ConvertConfig:
     save_lora_to_hf: bool = setting(
         False, help="write the adapter by itself, as a PEFT directory; mg -> hf"
     )
+    ckpt_format: str = setting(
+        "safetensors",
+        help="format of a checkpoint that is written: safetensors (ours) or torch_dist, which "
+        "Megatron-LM loads",
+        choices=("safetensors", "torch_dist"),
+    )
+    trust_pickle: bool = setting(
+        False,
+        help="read pickled weights too (.bin, .pt, torch_dist and mp_rank checkpoints), by torch's "
+        "weights_only loader, which runs no code of theirs",
+    )
     max_shard_gb: float = setting(5.0, help="largest Hugging Face weight file, in 10^9 bytes")
     overwrite: bool = setting(False, help="replace a checkpoint or model that is in --save-dir")
     verify: bool = setting(
@@ -89,11 +101,12 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         if self.save_lora_to_hf:
             self._check_adapter_export()
-        elif self.load_model_type == self.save_model_type and self.lora_load is None:
-            raise ConfigError(
-                f"--load-model-type and --save-model-type are both {self.load_model_type}; nothing "
-                "to convert: a checkpoint loads at any layout as it is"
-            )
+        elif self.load_model_type == self.save_model_type == "hf" and self.lora_load is None:
+            raise ConfigError("--load-model-type and --save-model-type are both hf; nothing to "
+                              "convert")  # fmt: skip
+        if self.save_model_type == "hf" and self.ckpt_format != "safetensors":
+            raise ConfigError(f"--ckpt-format {self.ckpt_format}: Hugging Face weights are "
+                              "safetensors; leave it out")  # fmt: skip
         sizes = (
             self.target_tensor_parallel_size,
             self.target_pipeline_parallel_size,

@@ -20,6 +20,11 @@ class LoadSettings:
     """The model, its tokenizer, its chat template"""
 
     load: Path = setting(help="Megatron checkpoint (converted or tuned), or Hugging Face directory")
+    trust_pickle: bool = setting(
+        False,
+        help="read pickled weights too (.bin, torch_dist and mp_rank checkpoints), by torch's "
+        "weights_only loader, which runs no code of theirs",
+    )
     lora_load: Path | None = setting(
         None,
         help="adapter to merge into the weights of --load: a LoRA checkpoint of ours or a "

@@ -29,6 +29,11 @@ class CheckpointSettings:
     verify: bool = setting(
         True, negative="--no-verify", help="do not compare the logits of --save-hf"
     )
+    trust_pickle: bool = setting(
+        False,
+        help="start from pickled weights too (.bin, torch_dist and mp_rank checkpoints), by "
+        "torch's weights_only loader, which runs no code of theirs",
+    )
     finetune: bool = setting(
         False, help="take only the weights of --load: iteration 0, new optimizer, new data order"
     )

@@ -16,6 +16,10 @@ class VerifyConfig:
     load: Path = setting(help="checkpoint, or Hugging Face model, that the export was made of")
     hf_dir: Path = setting(help="exported Hugging Face directory")
 
+    trust_pickle: bool = setting(
+        False, help="read a pickled checkpoint of Megatron-LM or MindSpeed-LLM"
+    )
+
     def __post_init__(self) -> None:
         for flag, place in (("--load", self.load), ("--hf-dir", self.hf_dir)):
             if not place.is_dir():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt import GPTModel
 from safetensors import SafetensorError
 
 from mindspeed_llm.checkpoint.directory import model_directory
@@ -41,11 +42,11 @@ class Comparison:
         return TOLERANCE * max(1.0, self.largest)
 
 
-def compare(checkpoint: Path, exported: Path) -> Comparison:
+def compare(checkpoint: Path, exported: Path, *, trust_pickle: bool = False) -> Comparison:
     """Logits of `checkpoint` by our model and of `exported` by transformers, float32, on the CPU.
 
     One model is in memory at a time. The process group of one rank exists and megatron-core is
-    patched.
+    patched. `trust_pickle`: see `load_weights`.
 
     Raises:
         CheckpointError: transformers cannot open `exported`, the logits differ, or its tokenizer
@@ -57,7 +58,8 @@ def compare(checkpoint: Path, exported: Path) -> Comparison:
     ids = torch.randint(0, model.vocab_size, (ROWS, length), generator=generator)
     found = _of_transformers(exported, ids)
     gc.collect()
-    wanted = _of_checkpoint(checkpoint, model, getattr(torch, theirs.dtype), ids)
+    gpt = _loaded(checkpoint, model, trust_pickle)
+    wanted = _logits(gpt, getattr(torch, theirs.dtype), ids)
     done = Comparison(
         (wanted - found).abs().max().item(), wanted.abs().max().item(), wanted.numel()
     )
@@ -70,20 +72,22 @@ def compare(checkpoint: Path, exported: Path) -> Comparison:
     return done
 
 
-def _of_checkpoint(
-    checkpoint: Path, model: ModelConfig, dtype: torch.dtype, ids: torch.Tensor
-) -> torch.Tensor:
-    """Our logits [b, s, v], with weights rounded to `dtype`, that of the exported files."""
+def _loaded(checkpoint: Path, model: ModelConfig, trust_pickle: bool) -> GPTModel:
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel()
     tensor_parallel.model_parallel_cuda_manual_seed(1)  # layers ask for it; nothing is drawn
     gpt = build_model(model, ParallelConfig(), dtype=torch.float32, perform_initialization=False)
-    load_weights(checkpoint, [gpt])
+    load_weights(checkpoint, [gpt], trust_pickle=trust_pickle)
+    return gpt.eval()
+
+
+def _logits(gpt: GPTModel, dtype: torch.dtype, ids: torch.Tensor) -> torch.Tensor:
+    """Our logits [b, s, v], with weights rounded to `dtype`, that of the exported files."""
     positions = torch.arange(ids.shape[1])[None].expand_as(ids)
     with torch.no_grad():
         for weight in gpt.parameters():
             weight.copy_(weight.to(dtype))
-        return gpt.eval()(ids, positions, None)
+        return gpt(ids, positions, None)
 
 
 def _of_transformers(directory: Path, ids: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,7 @@ def read_parts(
             "--context-parallel-size cannot be honoured here: a single new token cannot be split "
             "over ranks; use --tensor-model-parallel-size or --pipeline-model-parallel-size"
         )
-    locate(load, settings.lora_load)
+    locate(load, settings.lora_load, trust_pickle=settings.trust_pickle)
     directory = model_directory(load)
     model = read_model(directory)
     architecture.check(model, parallel)
@@ -147,7 +147,9 @@ def start_engine(
     model = build_model(parts.model, parallel, dtype=dtype, kernel_device=device.type,
                         perform_initialization=False)  # fmt: skip
     model.to(device)
-    load_weights(settings.load, [model], adapter=settings.lora_load)
+    load_weights(
+        settings.load, [model], adapter=settings.lora_load, trust_pickle=settings.trust_pickle
+    )
     model.eval().requires_grad_(False)
     count = sum(p.numel() for p in model.parameters())
     _log.info("%s: %.1f M parameters on this rank, %s", parts.model.family, count / 1e6, dtype)

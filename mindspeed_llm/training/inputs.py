@@ -15,6 +15,7 @@ from mindspeed_llm.checkpoint.directory import (
     is_checkpoint_root,
     model_directory,
 )
+from mindspeed_llm.checkpoint.tracker import find_foreign
 from mindspeed_llm.checkpoint.weights import locate, shape_of_adapter
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.model import ModelConfig
@@ -73,7 +74,7 @@ def read_inputs(
     model = read_model(hf_dir)
     architecture.check(model, settings.parallel)
     settings.check_model(model)
-    place = locate(load, settings.tuning.lora_load)
+    place = locate(load, settings.tuning.lora_load, trust_pickle=settings.checkpoint.trust_pickle)
     loaded = None if place.adapter is None else shape_of_adapter(place)
     choice = choose(settings.tuning, place, loaded, model)
     manifests = read_manifests(settings, model)
@@ -104,6 +105,12 @@ def _chat(manifest: Manifest, tokenizer: Tokenizer) -> Chat:
 
 def _continues(settings: Settings, choice: Choice) -> bool:
     root = choice.place.adapter or choice.place.base
+    foreign = find_foreign(root)
+    if foreign is not None:
+        if not settings.checkpoint.finetune and foreign.iteration is not None:
+            raise ConfigError(f"--load {root}: a run of Megatron-LM, whose optimizer and schedule "
+                              "are not read; --finetune starts from its weights")  # fmt: skip
+        return False
     interrupted = (
         not settings.checkpoint.finetune
         and is_checkpoint_root(root)

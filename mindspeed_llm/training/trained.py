@@ -106,7 +106,7 @@ def load_chosen(
     """
     if choice.lora is None:
         if not continues:
-            load_weights(choice.place.base, [model])
+            load_weights(choice.place.base, [model], trust_pickle=choice.place.trust_pickle)
         if choice.patterns != "all":
             freeze(model, set(choice.names))
         base = None

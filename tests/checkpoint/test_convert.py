@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mindspeed_llm.checkpoint import convert, directory, tensor_file
+from mindspeed_llm.checkpoint import directory, mcore_writer, tensor_file
 from mindspeed_llm.checkpoint.convert import hf_to_mcore, mcore_to_hf
 from mindspeed_llm.checkpoint.directory import MANIFEST, TRACKER, find_checkpoint
 from mindspeed_llm.config.parallel import ParallelConfig
@@ -107,8 +107,8 @@ def test_sharded_both_ways_and_opened_by_transformers(tmp_path, llama):
 
 
 def test_large_checkpoints_are_cut_into_files(tmp_path, llama, monkeypatch):
-    original = convert.write_chunks
-    monkeypatch.setattr(convert, "write_chunks",
+    original = mcore_writer.write_chunks
+    monkeypatch.setattr(mcore_writer, "write_chunks",
                         lambda *a, **k: original(*a, **k, max_file_bytes=50_000))  # fmt: skip
     done = hf_to_mcore(llama, tmp_path / "mcore")
     assert len(list(done.path.glob("*.safetensors"))) > 3
