@@ -87,7 +87,7 @@ class CheckpointDir:
         """Raise CheckpointError unless files that were read are those of the manifest."""
         for record in records:
             if record != self.files[record.name]:
-                raise _damaged(self.path / record.name)
+                raise _damaged(self.path, record.name)
 
     def _json(self, name: str) -> dict[str, Any]:
         check_file(self.path, self.files[name], "full")
@@ -181,12 +181,12 @@ def check_file(directory: Path, record: FileRecord, mode: Verify) -> None:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
     if digest.hexdigest() != record.sha256:
-        raise _damaged(path)
+        raise _damaged(directory, record.name)
 
 
-def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path}: its sha256 is not the one in {MANIFEST}: the file is "
-                           f"damaged{_older(path.parent)}")  # fmt: skip
+def _damaged(directory: Path, name: str) -> CheckpointError:
+    return CheckpointError(f"{directory / name}: its sha256 is not the one in {MANIFEST}: the file "
+                           f"is damaged{_older(directory)}")  # fmt: skip
 
 
 def verify(checkpoint: CheckpointDir, names: Iterable[str], mode: Verify) -> None:
@@ -203,8 +203,12 @@ def verify(checkpoint: CheckpointDir, names: Iterable[str], mode: Verify) -> Non
 
 def _what_is_it(path: Path) -> str:
     if (foreign := find_foreign(path)) is not None:
-        return (f"it is a {foreign.kind} checkpoint of Megatron-LM: its weights are read with "
-                "--trust-pickle, but its run is not continued")  # fmt: skip
+        return (f"it is a pickled {foreign.kind} checkpoint of Megatron-LM: its weights are read "
+                "with --trust-pickle, but its run is not continued")  # fmt: skip
+    if any(path.glob("**/mp_rank_*")) or any(path.glob("**/*.distcp")):
+        return (f"it holds parts of a pickled checkpoint of Megatron-LM (mp_rank or torch_dist); a "
+                f"whole one has {TRACKER} above it, and torch_dist .metadata and metadata.json "
+                "beside its files")  # fmt: skip
     if is_hf_directory(path):
         return ("it is a Hugging Face model; convert it with convert_ckpt.py --load-model-type hf "
                 "--save-model-type mg")  # fmt: skip

@@ -60,6 +60,8 @@ def read(data: bytes, where: str) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 (value,) = machine.stack
+                if value is _MARK:
+                    raise ValueError("no object at its end")
                 return value
             machine.step(opcode.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as err:

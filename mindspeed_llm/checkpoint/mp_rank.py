@@ -63,6 +63,7 @@ class MpRankReader(ChunkReader):
     """
 
     def __init__(self, directory: Path, model: ModelConfig, *, trusted: bool) -> None:
+        self.directory = directory
         ranks = _ranks(directory)
         check_trusted(ranks[0].path, trusted)
         if model.experts is not None:
@@ -99,6 +100,9 @@ class MpRankReader(ChunkReader):
             boxes = list(self._boxes(rule, rank.tensor, entry.shape, name, local))
             shape = self._padded(rule)
             old = out.get(global_name(rule)[0])
+            if old is not None and old.dtype != entry.dtype:
+                raise CheckpointError(f"{rank.path}: {key} is {entry.dtype}, other layers have "
+                                      f"{old.dtype}")  # fmt: skip
             chunks = (old.chunks if old else ()) + tuple(boxes)
             out[global_name(rule)[0]] = Stored("model", shape, entry.dtype, chunks)
         if unknown:

@@ -17,7 +17,11 @@ from mindspeed_llm.errors import CheckpointError
 
 
 def check_trusted(path: Path, trusted: bool) -> None:
-    """Raise CheckpointError unless the user said --trust-pickle."""
+    """Raise CheckpointError unless the user said --trust-pickle, and torch's loader is safe."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise CheckpointError(f"{path}: pickled weights are not read with torch {torch.__version__}"
+                              ", whose weights_only loader can be made to run code "
+                              "(CVE-2025-32434); upgrade to 2.6 or later")  # fmt: skip
     if not trusted:
         raise CheckpointError(
             f"{path}: pickled weights are not read unless you say so; get the safetensors of this "
@@ -42,7 +46,7 @@ def load(source: Path | IO[bytes], where: Path, *, allow: Sequence[Any] = ()) ->
         with torch.serialization.safe_globals(list(allow)):
             return torch.load(source, map_location="cpu", weights_only=True, **mapped)
     except Exception as err:  # its kinds are many, and differ between versions
-        said = str(err).replace("\n", " ")
+        said = str(err).rpartition("WeightsUnpickler error: ")[2].strip().replace("\n", " ")
         raise CheckpointError(f"{where}: torch's weights_only loader does not read it "
                               f"({said:.300})") from err  # fmt: skip
 

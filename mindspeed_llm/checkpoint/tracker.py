@@ -72,16 +72,16 @@ def find_foreign(root: Path) -> Foreign | None:
         CheckpointError: the tracker says nonsense.
     """
     root = Path(root)
-    if (kind := _kind(root)) is not None:
-        match = re.fullmatch(r"iter_([0-9]+)", root.name)
-        above = root.parent if (root.parent / TRACKER).is_file() else root
-        return Foreign(kind, root, above, int(match[1]) if match else None)
-    if not (root / TRACKER).is_file():
+    if (root / TRACKER).is_file():
+        iteration = read_tracker(root)
+        path = root / iteration_name(iteration)
+        kind = _kind(path)
+        return None if kind is None else Foreign(kind, path, root, iteration)
+    if (kind := _kind(root)) is None:
         return None
-    iteration = read_tracker(root)
-    path = root / iteration_name(iteration)
-    kind = _kind(path)
-    return None if kind is None else Foreign(kind, path, root, iteration)
+    match = re.fullmatch(r"iter_([0-9]+)", root.name)
+    above = root.parent if (root.parent / TRACKER).is_file() else root
+    return Foreign(kind, root, above, int(match[1]) if match else None)
 
 
 def _kind(path: Path) -> Literal["torch_dist", "mp_rank"] | None:

@@ -41,7 +41,8 @@ def test_tokenizer_directory(tmp_path):
 
 @pytest.mark.parametrize(("flags", "words"), [
     ("--load-model-type hf --save-model-type hf --load-dir a --save-dir b", "both hf"),
-    ("--load-model-type mg --save-model-type mg --load-dir a --save-dir b", "any layout"),
+    (f"{MG2HF} --ckpt-format torch_dist", "--ckpt-format torch_dist"),
+    (f"{HF2MG} --ckpt-format zarr", "zarr"),
     (f"{MG2HF} --target-tensor-parallel-size 2", "no layout"),
     (f"{HF2MG} --tokenizer-model /nowhere/tokenizer.json", "/nowhere/tokenizer.json"),
     (f"{HF2MG} --max-shard-gb 0", "--max-shard-gb"),
