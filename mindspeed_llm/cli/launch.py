@@ -1,5 +1,5 @@
-"""Owns `mindspeed-llm launch`: torchrun whose failures read as one line, and whose Ctrl-C is the
-program's to answer.
+"""Owns `mindspeed-llm launch`: torchrun whose failures read as one line, and whose Ctrl-C, SIGTERM
+and SIGUSR1 are the program's to answer.
 
 It takes torchrun's flags and knows nothing of the program it starts. One process on one machine
 needs no torchrun: the program replaces this process.
@@ -22,7 +22,12 @@ from mindspeed_llm.logging import get_logger
 
 _log = get_logger(__name__)
 _AGAIN = 1.0  # seconds within which a second Ctrl-C means: now
-_INTERRUPTED = (130, -signal.SIGINT)  # how a process ends that Ctrl-C has ended
+# How processes end that a signal has ended, or that have left because of one.
+_ENDED_BY = {
+    code: number
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    for code in (128 + number, -number)
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,21 +78,38 @@ def _terminal_kept() -> Iterator[None]:
 
 
 class _Interrupts:
-    """Hands Ctrl-C to the processes, which torchrun puts into sessions of their own, beyond the
-    terminal's reach; torchrun itself would end them all. A chat stops its reply and goes on.
+    """Hands Ctrl-C, SIGTERM and SIGUSR1 to the processes, which torchrun puts into sessions of
+    their own, beyond the terminal's reach; torchrun itself would end them all. A chat stops its
+    reply and goes on, training saves and leaves.
 
-    A second Ctrl-C at once ends the run, for processes that hang. A torchrun without the flag
-    --signals-to-handle keeps its own handler, and there the first one ends the run.
+    A second Ctrl-C at once, or a second SIGTERM, ends the run, for processes that hang. A torchrun
+    without the flag --signals-to-handle keeps its own handlers, and there the first one does.
     """
 
     def __init__(self, settings: argparse.Namespace) -> None:
         self.last = -_AGAIN
         self.has_ended = False
+        self.told_to_end = False
         wanted = vars(settings).get("signals_to_handle", "").split(",")
-        settings.signals_to_handle = ",".join(name for name in wanted if name != "SIGINT")
-        signal.signal(signal.SIGINT, self._pass_on)
+        ours = ("SIGINT", "SIGTERM", "SIGUSR1")
+        settings.signals_to_handle = ",".join(name for name in wanted if name not in ours)
+        signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGTERM, self._tell)
+        signal.signal(signal.SIGUSR1, self._tell)
 
-    def _pass_on(self, _number: int, _frame: FrameType | None) -> None:
+    def _tell(self, number: int, _frame: FrameType | None) -> None:
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+
+        if self.has_ended:
+            return
+        children = _children()
+        if number == signal.SIGTERM and (self.told_to_end or not children):
+            self.has_ended = True
+            raise SignalException("SIGTERM", sigval=signal.SIGTERM)
+        self.told_to_end |= number == signal.SIGTERM
+        _send(number, children)
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         from torch.distributed.elastic.multiprocessing.api import SignalException
 
         if self.has_ended:
@@ -97,12 +119,17 @@ class _Interrupts:
             self.has_ended = True
             raise SignalException("Ctrl-C", sigval=signal.SIGTERM)
         self.last = now
-        for pid in children:
-            try:
-                if os.getpgid(pid) != os.getpgrp():  # else the terminal has told it already
-                    os.kill(pid, signal.SIGINT)
-            except ProcessLookupError:
-                continue  # it has just ended by itself
+        _send(signal.SIGINT, children)
+
+
+def _send(number: int, children: Sequence[int]) -> None:
+    for pid in children:
+        try:
+            # Of the same group, the terminal has told it already of Ctrl-C.
+            if number != signal.SIGINT or os.getpgid(pid) != os.getpgrp():
+                os.kill(pid, number)
+        except ProcessLookupError:
+            continue  # it has just ended by itself
 
 
 def _children() -> list[int]:
@@ -123,6 +150,8 @@ def _run(settings: argparse.Namespace) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from mindspeed_llm.device.heartbeat import LOST  # late: it imports torch
+
     # What torchrun says of a failure in many lines, this module says in one.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     interrupts = _Interrupts(settings)
@@ -130,9 +159,17 @@ def _run(settings: argparse.Namespace) -> int:
         with _terminal_kept():
             torchrun.run(settings)
     except ChildFailedError as err:
-        if any(failure.exitcode in _INTERRUPTED for failure in err.failures.values()):
-            return _stopped_by(signal.SIGINT)
+        codes = {failure.exitcode for failure in err.failures.values()}
+        asked = codes & (set(_ENDED_BY) - {-signal.SIGTERM})  # torchrun sends it after a failure
+        if asked:
+            return _stopped_by(_ENDED_BY[max(asked)])
+        if interrupts.told_to_end and -signal.SIGTERM in codes:
+            return _stopped_by(signal.SIGTERM)
         rank, failure = err.get_first_failure()
+        if failure.exitcode == LOST:
+            print(f"error: {settings.training_script}: a rank was lost, see above, and the run was "
+                  "stopped", file=sys.stderr)  # fmt: skip
+            return LOST
         code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         how = f"left with exit code {failure.exitcode}"
         if failure.exitcode < 0:
@@ -148,7 +185,8 @@ def _run(settings: argparse.Namespace) -> int:
         )
         return code
     except SignalException as err:
-        return _stopped_by(signal.SIGINT if interrupts.has_ended else err.sigval)
+        by_hand = interrupts.has_ended and not interrupts.told_to_end
+        return _stopped_by(signal.SIGINT if by_hand else err.sigval)
     return 0
 
 

@@ -4,6 +4,7 @@ flag means: the settings check themselves, `training` does the work.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.flags import parse
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.run import CheckpointSettings, LogSettings, RuntimeSettings
+from mindspeed_llm.config.run import (
+    CheckpointSettings,
+    ControlSettings,
+    LogSettings,
+    RuntimeSettings,
+)
 from mindspeed_llm.config.train import ALWAYS, REFUSED, Settings, TrainConfig
 from mindspeed_llm.config.train_data import TrainDataConfig
 from mindspeed_llm.config.tuning import TuningSettings
@@ -26,7 +32,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
     Raises:
         ConfigError: an unknown, refused, malformed or contradictory flag.
     """
-    train, data, optimizer, checkpoint, logs, runtime, parallel, tuning, architecture = parse(
+    train, data, optimizer, checkpoint, logs, runtime, control, *others = parse(
         argv,
         TrainConfig,
         TrainDataConfig,
@@ -34,6 +40,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
         CheckpointSettings,
         LogSettings,
         RuntimeSettings,
+        ControlSettings,
         ParallelConfig,
         TuningSettings,
         ArchitectureFlags,
@@ -42,6 +49,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
         always=ALWAYS,
         refused=REFUSED,
     )
+    parallel, tuning, architecture = others
     settings = Settings(
         train=train,
         data=data,
@@ -49,6 +57,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
         checkpoint=checkpoint,
         log=logs,
         runtime=runtime,
+        control=control,
         parallel=parallel,
         tuning=tuning,
     )
@@ -71,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     engine.apply(device)
     dispatch.require_fused(settings.runtime.require_fused)
 
+    from mindspeed_llm.device.heartbeat import Heartbeat
     from mindspeed_llm.device.runtime import init_distributed, local_rank, shutdown_distributed
     from mindspeed_llm.training.inputs import read_inputs
     from mindspeed_llm.training.loop import train
@@ -82,13 +92,17 @@ def main(argv: Sequence[str]) -> int:
     first = log.rank() == 0
     inputs = read_inputs(settings, architecture, check_tokenizer=True) if first else None
     export = None if inputs is None else _export(settings, inputs.hf_dir)
-    init_distributed(device, settings.runtime.distributed_timeout_minutes)
-    if inputs is None:
-        inputs = read_inputs(settings, architecture, check_tokenizer=False)
-    log.get_logger(__name__).info("device: %s (%s)", device.kind, device.reason)
-    train(prepare(settings, inputs, device.torch_device(local_rank())))
-    # Only after success: a rank that leaves in the middle of an error would wait for the others.
-    shutdown_distributed()
+    watch = Heartbeat.from_environment(settings.control.heartbeat_timeout_seconds)
+    with watch or contextlib.nullcontext():
+        init_distributed(device, settings.runtime.distributed_timeout_minutes)
+        if inputs is None:
+            inputs = read_inputs(settings, architecture, check_tokenizer=False)
+        log.get_logger(__name__).info("device: %s (%s)", device.kind, device.reason)
+        code = train(prepare(settings, inputs, device.torch_device(local_rank())))
+        # Only after success: a rank that leaves in the middle of an error would wait for others.
+        shutdown_distributed()
+    if code:
+        return code
     if export is not None:
         export()
     return 0

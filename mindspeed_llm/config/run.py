@@ -8,7 +8,7 @@ import dataclasses
 import math
 from pathlib import Path
 
-from mindspeed_llm.config.flags import at_least, setting
+from mindspeed_llm.config.flags import at_least, flag_of, setting
 from mindspeed_llm.errors import ConfigError
 
 
@@ -21,6 +21,15 @@ class CheckpointSettings:
     )
     save: Path | None = setting(None, help="directory for checkpoints; without it nothing is kept")
     save_interval: int | None = setting(None, help="save every N iterations, and at the end")
+    keep_last: int | None = setting(
+        None, help="delete all but the N latest checkpoints of --save; default: keep all"
+    )
+    save_retain_interval: int | None = setting(
+        None, help="keep those of every N iterations, and else the latest (or --keep-last) only"
+    )
+    save_best: bool = setting(
+        False, help="save whenever an evaluation has the lowest validation loss, and keep that one"
+    )
     save_hf: Path | None = setting(
         None,
         help="at the end, write the model here as transformers opens it, and compare its logits; "
@@ -47,9 +56,16 @@ class CheckpointSettings:
     )
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "save_interval")
-        if self.save_interval is not None and self.save is None:
-            raise ConfigError("--save-interval has no effect without --save DIRECTORY")
+        at_least(self, 1, "save_interval", "keep_last", "save_retain_interval")
+        for name in ("save_interval", "keep_last", "save_retain_interval", "save_best"):
+            if getattr(self, name) and self.save is None:
+                raise ConfigError(f"{flag_of(name)} has no effect without --save DIRECTORY")
+        every, kept = self.save_interval, self.save_retain_interval
+        if kept is not None and (every is None or kept % every):
+            raise ConfigError(
+                f"--save-retain-interval {kept} is not a multiple of --save-interval {every}; only "
+                "iterations that are saved can be kept"
+            )
         if self.save_hf is not None and self.save is None:
             raise ConfigError(
                 f"--save-hf {self.save_hf} is made of the last checkpoint; give --save DIRECTORY"
@@ -71,12 +87,51 @@ class LogSettings:
     log_dir: Path | None = setting(
         None, help="for train.jsonl and loss.png; default: logs/ in --save, none without --save"
     )
+    device_peak_tflops: float | None = setting(
+        None, help="peak of one device in this precision, for MFU where it is not known here"
+    )
     eval_interval: int = setting(1000, help="evaluate every N iterations; see --eval-iters")
     eval_iters: int = setting(0, help="validation batches of an evaluation; 0 does not evaluate")
 
     def __post_init__(self) -> None:
         at_least(self, 1, "log_interval", "eval_interval")
+        at_least(self, 0.001, "device_peak_tflops")
         at_least(self, 0, "eval_iters")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """When a run ends early, and what it does about numbers that are not finite"""
+
+    exit_interval: int | None = setting(
+        None, help="save and leave at the next iteration that is a multiple of N"
+    )
+    exit_duration_in_mins: float | None = setting(
+        None, help="save and leave after the iteration that ends more than X minutes from the start"
+    )
+    early_stop_patience: int | None = setting(
+        None, help="end after N evaluations in a row that did not lower the validation loss"
+    )
+    on_non_finite: str = setting(
+        "stop",
+        choices=("stop", "skip", "rollback"),
+        help="loss or gradients that are not finite: end the run, leave the batch out, or go back "
+        "to the last checkpoint and leave out all data since",
+    )
+    heartbeat_timeout_seconds: float = setting(
+        20.0, help="a process that is silent for so long is named and ends the job; 0: wait for it"
+    )
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "exit_interval", "early_stop_patience")
+        minutes, silence = self.exit_duration_in_mins, self.heartbeat_timeout_seconds
+        if minutes is not None and not 0 < minutes < math.inf:
+            raise ConfigError(f"--exit-duration-in-mins is {minutes}; expected a number above 0")
+        if silence != 0 and not 5 <= silence < math.inf:
+            raise ConfigError(
+                f"--heartbeat-timeout-seconds is {silence}; expected 5 or more (processes are "
+                "looked at every 2 seconds), or 0 for none"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

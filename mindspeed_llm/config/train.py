@@ -15,7 +15,12 @@ from mindspeed_llm.config.flags import at_least, flag_of, setting
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.run import CheckpointSettings, LogSettings, RuntimeSettings
+from mindspeed_llm.config.run import (
+    CheckpointSettings,
+    ControlSettings,
+    LogSettings,
+    RuntimeSettings,
+)
 from mindspeed_llm.config.train_data import TrainDataConfig
 from mindspeed_llm.config.tuning import TuningSettings
 from mindspeed_llm.errors import ConfigError
@@ -110,8 +115,10 @@ class Settings:
     runtime: RuntimeSettings
     parallel: ParallelConfig
     tuning: TuningSettings = TuningSettings()
+    control: ControlSettings = ControlSettings()
 
     def __post_init__(self) -> None:
+        self._check_evaluation()
         length, parallel = self.train.seq_length, self.parallel
         if length % parallel.length_multiple:
             cuts = {
@@ -135,6 +142,17 @@ class Settings:
                 "needs --sequence-parallel in training, so that each token is routed once"
             )
 
+    def _check_evaluation(self) -> None:
+        asked = {
+            "--early-stop-patience": self.control.early_stop_patience is not None,
+            "--save-best": self.checkpoint.save_best,
+        }
+        for flag, is_asked in asked.items():
+            if is_asked and not self.log.eval_iters:
+                raise ConfigError(f"{flag} has no effect without evaluations; give --eval-iters N")
+        if self.control.on_non_finite == "rollback" and self.checkpoint.save is None:
+            raise ConfigError("--on-non-finite rollback goes back to a checkpoint; give --save")
+
     @property
     def log_dir(self) -> Path | None:
         """Directory of train.jsonl and loss.png, or None."""
@@ -157,6 +175,7 @@ ALWAYS: dict[str, str] = {
     "--no-gradient-accumulation-fusion": "weight gradients are accumulated without apex",
     "--no-masked-softmax-fusion": "apex's fused softmax is never used",
     "--no-persist-layer-norm": "apex's persistent layer norm is never used",
+    "--exit-signal-handler": "SIGTERM and SIGUSR1 end a run after its iteration, with a checkpoint",
     "--lora-ckpt-filter": "checkpoints of a LoRA run hold the adapters alone",
 }
 

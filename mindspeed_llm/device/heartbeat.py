@@ -1,5 +1,5 @@
-"""Owns the watch of a job's processes over each other: one that is gone or stopped is named, and the
-job ends, instead of waiting in a collective for ten minutes. Knows no collective and no training.
+"""Owns the watch of a job's processes over each other: one that is gone or stopped is named, and
+the job ends, instead of waiting in a collective for long. Knows no collective and no training.
 
 Each process says every two seconds, through torchrun's store, that it lives, and looks at the next
 rank. One of this machine whose process is gone, and any that was silent for as many looks as the
@@ -159,13 +159,13 @@ class Heartbeat:
         lost = json.dumps({"rank": rank, "who": who, "text": text})
         first = store.compare_set("lost", "", lost).decode() == lost
         if first and not said:
-            print(f"error: {text}", file=sys.stderr, flush=True)
+            _log.error("%s", text)
             threading.Event().wait(1.5 * _EVERY)  # the others must read it from a store of ours
 
     def _leave(self, lost: dict[str, Any]) -> None:
         """End this process, and one of this machine that is stopped: nobody else can."""
         if lost["rank"] == self._rank:
-            print(f"error: {lost['text']}", file=sys.stderr)
+            _log.error("%s", lost["text"])
         elif "silent" in lost["text"] and not _is_elsewhere(lost["who"]):
             if not _is_gone(lost["who"]):
                 os.kill(lost["who"]["pid"], signal.SIGKILL)
@@ -175,11 +175,10 @@ class Heartbeat:
         if self._ended.is_set():
             return
         host, port = self._where
-        print(
-            f"error: rank {self._rank}: the store at {host}:{port}, which the launcher or rank 0 "
-            f"keeps, does not answer ({why.splitlines()[0][:120]}); the job ends",
-            file=sys.stderr,
-        )
+        _log.error(
+            "rank %d: the store at %s:%d, which the launcher or rank 0 keeps, does not answer "
+            "(%s); the job ends", self._rank, host, port, why.splitlines()[0][:120],
+        )  # fmt: skip
         self._end()
 
     def _end(self) -> None:

@@ -19,6 +19,7 @@ from mindspeed_llm.data.collate import collate
 from mindspeed_llm.data.packing import positions
 from mindspeed_llm.data.render import IGNORE
 from mindspeed_llm.kernels.context_parallel import shares
+from mindspeed_llm.training.turns import turns_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Row:
             return len(self), len(self) ** 2
         return len(self), int(self.cu_seqlens.diff().square().sum())
 
+    @property
+    def spans(self) -> list[int]:
+        """Lengths of the sequences."""
+        return [len(self)] if self.cu_seqlens is None else self.cu_seqlens.diff().tolist()
+
     @classmethod
     def shifted(cls, sample: Mapping[str, torch.Tensor]) -> Row:
         """From a data set's sample: `input_ids` and unshifted `labels`, int64 [length >= 2]; of a
@@ -67,8 +73,9 @@ class Row:
 class MicroBatch:
     """Input of one forward pass, padded on the right (causal attention never looks there).
 
-    `tokens`, `targets` and `positions` are int64 [rows, length]; `real_tokens` is the sum of
-    `Row.real`, `supervised` the number of targets that are trained.
+    `tokens`, `targets`, `positions` and `turns` are int64 [rows, length]; `turns` numbers the
+    trained targets by answer (see `turns_of`). `real_tokens` is the sum of `Row.real`, `supervised`
+    the number of targets that are trained, `spans` the lengths of the sequences that are.
 
     Packed rows lie one behind the other in [1, rows * length]. `cu_seqlens`, int32 and always on
     the CPU (reading it must not wait for the device), says where their sequences begin, and the
@@ -81,6 +88,8 @@ class MicroBatch:
     tokens: torch.Tensor
     targets: torch.Tensor
     positions: torch.Tensor
+    turns: torch.Tensor
+    spans: tuple[int, ...]
     real_tokens: int
     supervised: int
     length: int
@@ -102,6 +111,7 @@ class MicroBatch:
             tokens=self.tokens[:, held],
             targets=targets,
             positions=self.positions[:, held],
+            turns=self.turns[:, held],
             real_tokens=self.real_tokens if rank == 0 else 0,
             supervised=int((targets != IGNORE).sum()),
         )
@@ -110,7 +120,7 @@ class MicroBatch:
         """The same batch on `device`."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("tokens", "targets", "positions")
+            for name in ("tokens", "targets", "positions", "turns")
         }
         return dataclasses.replace(self, **moved)
 
@@ -143,6 +153,8 @@ def stack(rows: Sequence[Row], *, pad_id: int, length: int | None, multiple: int
         tokens=tokens,
         targets=targets,
         positions=where,
+        turns=turns_of(targets, bounds),
+        spans=tuple(span for row in rows if row.real for span in row.spans),
         real_tokens=sum(row.real for row in rows),
         supervised=int((targets != IGNORE).sum()),
         length=tokens.shape[1],

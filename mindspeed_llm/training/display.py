@@ -20,8 +20,14 @@ def line_of(record: Record) -> str:
     return (
         f"loss {record.loss:.4f} | lr {record.lr:.3g} | grad norm {record.grad_norm:.3f} | "
         f"{record.tokens_per_second:.0f} tokens/s ({record.supervised_share:.0%} supervised, "
-        f"{record.padding_share:.0%} padding) | {record.seconds:.2f} s"
+        f"{record.supervised_tokens_per_second:.0f}/s, {record.padding_share:.0%} padding) | "
+        f"{_speed(record)} | {record.memory_gib:.1f} GiB | {record.seconds:.2f} s"
     )
+
+
+def _speed(record: Record) -> str:
+    speed = f"{record.tflops_per_device:.3g} TFLOP/s"
+    return speed if record.mfu is None else f"{speed}, MFU {record.mfu:.1%}"
 
 
 def duration(seconds: float) -> str:

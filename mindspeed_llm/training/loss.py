@@ -18,6 +18,7 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from mindspeed_llm.data.render import IGNORE
 from mindspeed_llm.kernels.cross_entropy import summed_cross_entropy
 from mindspeed_llm.kernels.table import kernel
+from mindspeed_llm.training.turns import MOST
 
 
 class SupervisedLoss:
@@ -34,12 +35,18 @@ class SupervisedLoss:
         self._targets: torch.Tensor | None = None
         split = parallel_state.get_tensor_model_parallel_world_size() > 1
         self._softmax = kernel("cross_entropy", model.config.kernel_device, split=split)
+        self._turns: torch.Tensor | None = None
         self._layer.forward = self._forward
         model.finish_logits_hook.remove()
 
-    def choose(self, targets: torch.Tensor) -> None:
-        """Set the targets of the next forward pass: int64 [rows, length], IGNORE or a token."""
+    def choose(self, targets: torch.Tensor, turns: torch.Tensor | None = None) -> None:
+        """Set the targets of the next forward pass: int64 [rows, length], IGNORE or a token.
+
+        With `turns`, int64 of the same shape (see `turns_of`), the answer is a loss for each of
+        the turns 1 to MOST, fp32 [1, 1, MOST]; their sum is the loss.
+        """
         self._targets = targets.t().reshape(-1)  # hidden states have the length first
+        self._turns = None if turns is None else turns.t().reshape(-1)
 
     def remove(self) -> None:
         """Let the model answer with logits again."""
@@ -55,10 +62,30 @@ class SupervisedLoss:
         if self._layer.sequence_parallel:
             # The loss sums gradients over TP ranks itself: none are left to sum here.
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
-        chosen = (targets != IGNORE).nonzero().squeeze(1)
         weight = self._layer.weight if weight is None else weight
+        turns, self._turns = self._turns, None
+        if turns is None:
+            return self._total(hidden, weight, targets, targets != IGNORE).view(1, 1, 1), None
+        turns = turns.clamp(max=MOST)
+        zero = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        present = set(turns.unique().tolist())
+        sums = [
+            self._total(hidden, weight, targets, turns == turn) if turn in present else zero
+            for turn in range(1, MOST + 1)
+        ]
+        return torch.stack(sums).view(1, 1, MOST), None
+
+    def _total(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        wanted: torch.Tensor,
+    ) -> torch.Tensor:
+        """Loss of the positions in `wanted`, bool [length x rows]; scalar."""
+        chosen = wanted.nonzero().squeeze(1)
         finish = self._model.finish_logits
-        total = summed_cross_entropy(
+        return summed_cross_entropy(
             hidden.flatten(0, 1).index_select(0, chosen),
             weight,
             targets.index_select(0, chosen),
@@ -68,4 +95,3 @@ class SupervisedLoss:
             group=parallel_state.get_tensor_model_parallel_group(),
             softmax=self._softmax,
         )
-        return total.view(1, 1, 1), None

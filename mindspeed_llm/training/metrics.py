@@ -7,10 +7,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 RECORDS = "train.jsonl"
 CURVE = "loss.png"
@@ -22,17 +24,43 @@ class Totals:
 
     `real_tokens` are inputs that a token of the same conversation follows, as many for packed rows
     as for the same conversations unpacked; `padded_tokens` are all positions that were computed.
+    `tflop` is the arithmetic that the batch asks for, in 10^12 operations (see `flops.Work`);
+    `turns`, of an evaluation, are loss sum and supervised tokens of the 1st, 2nd, ... answer.
     """
 
     loss_sum: float
     supervised: int
     real_tokens: int
     padded_tokens: int
+    tflop: float = 0.0
+    turns: tuple[tuple[float, int], ...] = ()
 
     @property
     def loss(self) -> float:
         """Mean cross entropy of a supervised token, nats."""
         return self.loss_sum / self.supervised
+
+    @classmethod
+    def sum_of(cls, parts: Sequence[Totals]) -> Totals:
+        """Of several batches."""
+        columns = zip(*(part.turns for part in parts), strict=True)
+        return cls(
+            loss_sum=math.fsum(part.loss_sum for part in parts),
+            supervised=sum(part.supervised for part in parts),
+            real_tokens=sum(part.real_tokens for part in parts),
+            padded_tokens=sum(part.padded_tokens for part in parts),
+            tflop=math.fsum(part.tflop for part in parts),
+            turns=tuple(
+                (math.fsum(loss for loss, _ in column), sum(count for _, count in column))
+                for column in columns
+            ),
+        )
+
+    def turn_losses(self) -> dict[int, tuple[float, int]]:
+        """Turn (from 1 on) -> mean loss of its supervised tokens, and their number; those there."""
+        return {
+            turn: (loss / count, count) for turn, (loss, count) in enumerate(self.turns, 1) if count
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +68,9 @@ class Record:
     """One iteration. Rates count real tokens, not padding; `lr` is the rate that the step used.
 
     `padding_share` is of all computed positions, and counts the last token of each packed
-    conversation, whose successor is another's.
+    conversation, whose successor is another's. `tflops_per_device` is `Totals.tflop` a second and
+    device, `mfu` its share of the device's peak, None where that is not known. `memory_gib` is the
+    most this process has held so far: of the device, or on a CPU of the machine.
     """
 
     iteration: int
@@ -53,6 +83,9 @@ class Record:
     supervised_tokens_per_second: float
     supervised_share: float
     padding_share: float
+    tflops_per_device: float
+    mfu: float | None
+    memory_gib: float
 
     @classmethod
     def of(
@@ -64,8 +97,13 @@ class Record:
         lr: float,
         norm: float,
         seconds: float,
+        devices: int = 1,
+        peak: float | None = None,
+        memory: float = 0.0,
     ) -> Record:
-        """From the sums of an iteration that took `seconds` of wall time."""
+        """From the sums of an iteration that took `seconds` of wall time on `devices`, each of
+        `peak` TFLOP/s; `memory` in bytes."""
+        speed = totals.tflop / seconds / devices
         return cls(
             iteration=iteration,
             consumed_samples=consumed,
@@ -77,6 +115,9 @@ class Record:
             supervised_tokens_per_second=totals.supervised / seconds,
             supervised_share=totals.supervised / totals.real_tokens,
             padding_share=1 - totals.real_tokens / totals.padded_tokens,
+            tflops_per_device=speed,
+            mfu=None if peak is None else speed / peak,
+            memory_gib=memory / 2**30,
         )
 
 
@@ -105,18 +146,27 @@ class RecordFile:
     Each line is written at once, so a killed run leaves all it did.
     """
 
+    _file: TextIO | None = None
+
     def __init__(self, directory: Path, *, after: int) -> None:
         """Open `directory`/train.jsonl and keep its lines up to iteration `after` (0: none)."""
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / RECORDS
+        self.cut(after)
+
+    def cut(self, after: int) -> None:
+        """Forget the lines of iterations behind `after`."""
         kept = [line for line in read_records(self.path) if line["iteration"] <= after]
         fresh = self.path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(fresh, self.path)
+        if self._file is not None:
+            self._file.close()
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""
+        assert self._file is not None, "__init__ has opened it"
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
@@ -129,7 +179,8 @@ class RecordFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

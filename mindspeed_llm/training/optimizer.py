@@ -19,6 +19,10 @@ from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.errors import TrainingError
 
 
+class NotFinite(TrainingError):
+    """Loss, gradients or weights that are not finite numbers; the same on every rank."""
+
+
 def wrap_model(model: torch.nn.Module, *, sharded_state: bool) -> DistributedDataParallel:
     """Gradient buffers (fp32) and their reduction over data-parallel ranks around `model`.
 
@@ -66,15 +70,40 @@ def update(optimizer: MegatronOptimizer, loss: float) -> float:
     all of them stop together.
 
     Raises:
-        TrainingError: `loss` or the gradient norm is not finite; no weight was changed.
+        NotFinite: `loss` or the gradient norm is not finite; no weight was changed.
     """
     optimizer.prepare_grads()
     norm = float(optimizer.get_grad_norm())
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingError(f"loss is {loss} and the gradient norm {norm}; expected finite numbers")
+        raise NotFinite(f"loss is {loss} and the gradient norm {norm}; expected finite numbers")
     limit = optimizer.config.clip_grad
     if limit > 0 and norm > limit:
         for part in optimizer.chained_optimizers:
             clip_grad_by_total_norm_fp32(part.get_parameters(), limit, norm)
     optimizer.step_with_ready_grads()
     return norm
+
+
+@torch.no_grad()
+def check_finite(model: DistributedDataParallel, optimizer: MegatronOptimizer) -> None:
+    """Read all weights and optimizer states; every rank calls it.
+
+    Raises:
+        NotFinite: one of them is not finite, on any rank; names the rank's first weight.
+    """
+    wrong = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    for part in optimizer.chained_optimizers:
+        for main in part.get_parameters():
+            state = part.optimizer.state.get(main, {})
+            tensors = [
+                main,
+                *(value for value in state.values() if isinstance(value, torch.Tensor)),
+            ]
+            if not all(tensor.isfinite().all() for tensor in tensors):
+                wrong.append("the optimizer's state")
+                break
+    found = torch.tensor(len(wrong), device=next(model.parameters()).device)
+    torch.distributed.all_reduce(found)
+    if found.item():
+        where = f"{wrong[0]} on this rank" if wrong else "a weight of another rank"
+        raise NotFinite(f"{where} is not finite")

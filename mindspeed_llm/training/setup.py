@@ -5,6 +5,7 @@ continuation. Knows neither flags nor iterations; `inputs` has read and checked 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,20 @@ import torch
 from megatron.core import parallel_state, tensor_parallel
 
 from mindspeed_llm.checkpoint.adapter import facts as lora_facts
+from mindspeed_llm.checkpoint.directory import find_checkpoint, is_checkpoint_root
+from mindspeed_llm.checkpoint.retention import Retention, retain
 from mindspeed_llm.checkpoint.state import load_training, save_training
 from mindspeed_llm.config.train import Settings
 from mindspeed_llm.data.blend import Ordering
+from mindspeed_llm.device.measure import most_memory, peak_tflops
 from mindspeed_llm.device.runtime import seed_everything
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.logging import get_logger
 from mindspeed_llm.models.build import build_model
 from mindspeed_llm.training.feed import Batching, Feed
+from mindspeed_llm.training.flops import Work
 from mindspeed_llm.training.inputs import Inputs
-from mindspeed_llm.training.loop import Job
+from mindspeed_llm.training.loop import Best, Job, Position
 from mindspeed_llm.training.loss import SupervisedLoss
 from mindspeed_llm.training.optimizer import build_optimizer, wrap_model
 from mindspeed_llm.training.rows import order_fact, ordering, say_passes
@@ -41,6 +46,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
             these settings; before the model is built.
         CheckpointError: see `load_training` and `load_chosen`.
     """
+    began = time.monotonic()
     start_groups(settings)
     data_parallel = parallel_state.get_data_parallel_world_size()
     batch_size = settings.train.batch_size(data_parallel)
@@ -51,35 +57,40 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
     check_schedule(settings.optimizer, total)
     dtype = torch.bfloat16 if settings.train.bf16 else torch.float32
     replica, state, lora = _replica(settings, inputs, device, dtype, total, batch_size)
-    start = 0
+    start = Position(0, 0)
     if state is not None:
         _check_continues(state, _facts(settings, inputs, batch_size, how))
-        restore_schedule(
-            replica.schedule,
-            state["schedule"],
-            override=settings.optimizer.override_opt_param_scheduler,
-        )
-        start = state["iteration"]
+        start = _stand(settings, replica, state)
     train, validation, test = _feeds(settings, inputs, batch_size, how)
+    retention = _retention(settings, inputs)
 
-    def save(iteration: int) -> Path:
+    def save(at: Position) -> Path:
         assert settings.checkpoint.save is not None
         facts = _facts(settings, inputs, batch_size, how)
-        return save_training(
+        path = save_training(
             settings.checkpoint.save,
-            iteration,
+            at.iteration,
             model=[replica.model],
             optimizer=replica.optimizer,
             lora=lora,
             state=facts
             | {
-                "iteration": iteration,
-                "consumed_samples": iteration * batch_size,
+                "iteration": at.iteration,
+                "consumed_samples": at.consumed,
+                "best": dataclasses.asdict(at.best) if at.best.iteration else None,
                 "schedule": replica.schedule.state_dict(),
             },
             hf_assets=inputs.hf_dir,
             chat=inputs.chat,
         ).path
+        best = at.best.iteration if settings.checkpoint.save_best else None
+        retain(settings.checkpoint.save, retention, best or None)
+        return path
+
+    def restore() -> Position:
+        assert settings.checkpoint.save is not None
+        state = load_training(settings.checkpoint.save, [replica.model], replica.optimizer)
+        return _stand(settings, replica, state)
 
     return Job(
         replica=replica,
@@ -89,13 +100,52 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
         batch_size=batch_size,
         start=start,
         total=total,
+        is_saved=_is_saved(settings, inputs),
         log_interval=settings.log.log_interval,
         eval_interval=settings.log.eval_interval,
         eval_iters=settings.log.eval_iters,
         save_interval=settings.checkpoint.save_interval,
         save=save if settings.checkpoint.save is not None else None,
+        restore=restore,
+        save_best=settings.checkpoint.save_best,
+        control=settings.control,
+        began=began,
+        devices=torch.distributed.get_world_size(),
+        peak=settings.log.device_peak_tflops or peak_tflops(device, dtype),
+        memory=lambda: most_memory(device),
         log_dir=settings.log_dir,
         speaks=torch.distributed.get_rank() == 0,
+    )
+
+
+def _stand(settings: Settings, replica: Replica, state: Mapping[str, Any]) -> Position:
+    """Where the run stands that left `state`; sets its schedule."""
+    restore_schedule(
+        replica.schedule,
+        state["schedule"],
+        override=settings.optimizer.override_opt_param_scheduler,
+    )
+    best = state.get("best")
+    return Position(
+        state["iteration"], state["consumed_samples"], Best() if best is None else Best(**best)
+    )
+
+
+def _is_saved(settings: Settings, inputs: Inputs) -> bool:
+    """Whether the run continues from a checkpoint in the directory where it saves."""
+    place, save = inputs.choice.place, settings.checkpoint.save
+    root = place.adapter or place.base
+    return inputs.continues and save is not None and root.resolve() == save.resolve()
+
+
+def _retention(settings: Settings, inputs: Inputs) -> Retention:
+    """What stays of --save: never is a checkpoint removed that adapters stand on."""
+    base = inputs.choice.place.base
+    spared = [find_checkpoint(base).path] if is_checkpoint_root(base) else []
+    return Retention(
+        last=settings.checkpoint.keep_last,
+        interval=settings.checkpoint.save_retain_interval,
+        spared=spared if inputs.choice.lora is not None else [],
     )
 
 
@@ -172,7 +222,8 @@ def _replica(
     _log.info("%s: %.1f M parameters on this rank, %s", inputs.model.family, count / 1e6, dtype)
     if choice.said != "all":
         _log.info("%s", "\n".join(table(choice, inputs.model)))
-    return Replica(wrapped, optimizer, schedule, loss, device), state, lora
+    work = Work(inputs.model, trains_weights=choice.said == "all")
+    return Replica(wrapped, optimizer, schedule, loss, device, work), state, lora
 
 
 def _feeds(

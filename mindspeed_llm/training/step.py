@@ -18,9 +18,11 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from mindspeed_llm.errors import TrainingError
 from mindspeed_llm.training.batch import MicroBatch
+from mindspeed_llm.training.flops import Work
 from mindspeed_llm.training.loss import SupervisedLoss
 from mindspeed_llm.training.metrics import Totals
 from mindspeed_llm.training.optimizer import update
+from mindspeed_llm.training.turns import MOST
 
 LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]
 
@@ -37,6 +39,7 @@ class Replica:
     schedule: OptimizerParamScheduler
     loss: SupervisedLoss | None
     device: torch.device
+    work: Work
 
 
 def train_batch(replica: Replica, micro_batches: Sequence[MicroBatch]) -> tuple[Totals, float]:
@@ -45,8 +48,8 @@ def train_batch(replica: Replica, micro_batches: Sequence[MicroBatch]) -> tuple[
     The schedule is not moved: the caller does that after the step.
 
     Raises:
-        TrainingError: nothing in the global batch is supervised, or a number is not finite; no
-            weight was changed, and every rank raises.
+        TrainingError: nothing in the global batch is supervised; or `NotFinite`, a number is not
+            finite. No weight was changed, and every rank raises.
     """
     replica.model.zero_grad_buffer()
     replica.optimizer.zero_grad()
@@ -73,7 +76,7 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
     ) -> tuple[torch.Tensor, LossFunction]:
         batch = next(batches).to(replica.device)
         if replica.loss is not None:
-            replica.loss.choose(batch.targets)
+            replica.loss.choose(batch.targets, batch.turns if forward_only else None)
         sequences = _sequences(batch.cu_seqlens)
         output = model(batch.tokens, batch.positions, None, packed_seq_params=sequences)
 
@@ -81,7 +84,7 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
             assert replica.loss is not None, "only the last pipeline stage has a loss"
             total = answer.sum()
             count = torch.tensor(batch.supervised, dtype=torch.int, device=replica.device)
-            return total, count, {"loss_sum": total.detach()}
+            return total, count, {"losses": answer.detach().flatten()}
 
         return output, loss
 
@@ -94,7 +97,7 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
         micro_batch_size=len(micro_batches[0].tokens),
         forward_only=forward_only,
     )
-    return _sum_over_ranks(losses, micro_batches, replica.device)
+    return _sum_over_ranks(losses, micro_batches, replica, by_turn=forward_only)
 
 
 def _sequences(cu_seqlens: torch.Tensor | None) -> PackedSeqParams | None:
@@ -116,7 +119,9 @@ def _sequences(cu_seqlens: torch.Tensor | None) -> PackedSeqParams | None:
 def _sum_over_ranks(
     losses: Sequence[dict[str, torch.Tensor]],
     micro_batches: Sequence[MicroBatch],
-    device: torch.device,
+    replica: Replica,
+    *,
+    by_turn: bool,
 ) -> Totals:
     """Sums of the global batch, the same on every rank; each data-parallel replica counts once."""
     # The ranks of a replica see the same micro-batches; one of those with the loss speaks for all.
@@ -124,17 +129,27 @@ def _sum_over_ranks(
         parallel_state.is_pipeline_last_stage()
         and parallel_state.get_tensor_model_parallel_rank() == 0
     )
-    sums = torch.zeros(4, dtype=torch.float32, device=device)
+    turns = MOST if by_turn else 0
+    sums = torch.zeros(5 + 2 * turns, dtype=torch.float32, device=replica.device)
     if speaks:
-        sums[0] = torch.stack([part["loss_sum"] for part in losses]).sum()
+        by_batch = torch.stack([part["losses"] for part in losses])
+        sums[0] = by_batch.sum()
         sums[1] = sum(batch.supervised for batch in micro_batches)
         sums[2] = sum(batch.real_tokens for batch in micro_batches)
         sums[3] = sum(batch.tokens.numel() for batch in micro_batches)
+        sums[4] = sum(replica.work.of(batch) for batch in micro_batches) / 1e12
+        if by_turn:
+            sums[5 : 5 + turns] = by_batch.sum(0)
+            counts = [b.turns.clamp(max=MOST).flatten().bincount(minlength=MOST + 1)[1:]
+                      for b in micro_batches]  # fmt: skip
+            sums[5 + turns :] = torch.stack(counts).sum(0).float()
     torch.distributed.all_reduce(sums)
-    loss_sum, supervised, real, padded = sums.tolist()
+    loss_sum, supervised, real, padded, tflop, *rest = sums.tolist()
     return Totals(
         loss_sum=loss_sum,
         supervised=round(supervised),
         real_tokens=round(real),
         padded_tokens=round(padded),
+        tflop=tflop,
+        turns=tuple(zip(rest[:turns], map(round, rest[turns:]), strict=True)),
     )

@@ -81,7 +81,7 @@ def test_a_killed_rank_is_named_by_those_that_wait_for_it(start, tmp_path):
     second.kill()
     second.wait()
     assert first.wait(30) == LOST
-    assert f"error: rank 1 (process {second.pid} on " in said(tmp_path, 0)
+    assert f"rank 1 (process {second.pid} on " in said(tmp_path, 0)
     assert "is gone" in said(tmp_path, 0) and "Traceback" not in said(tmp_path, 0)
 
 
@@ -93,7 +93,7 @@ def test_a_stopped_rank_is_named_and_ended(start, tmp_path):
     assert processes[0].wait(40) == LOST and processes[2].wait(40) == LOST
     assert processes[1].wait(10) == -signal.SIGKILL
     whole = said(tmp_path, 0) + said(tmp_path, 2)
-    assert whole.count(f"error: rank 1 (process {processes[1].pid} on ") == 1
+    assert whole.count(f"rank 1 (process {processes[1].pid} on ") == 1
     assert "was silent for 4 s" in whole and "Traceback" not in whole
 
 
@@ -102,7 +102,7 @@ def test_an_error_of_one_rank_ends_the_others_and_speaks_for_itself(start, tmp_p
     first, second = start("error", 60)
     assert second.wait(60) == 1 and first.wait(60) == LOST
     assert "ValueError: a mistake of rank 1" in said(tmp_path, 1)
-    assert "error: rank" not in said(tmp_path, 0) + said(tmp_path, 1)
+    assert "the job ends" not in said(tmp_path, 0) + said(tmp_path, 1)
 
 
 def test_who_leaves_at_the_end_is_not_lost(start, tmp_path):

@@ -107,3 +107,49 @@ def test_every_layout_equals_transformers(run_ranks, flags, oracle, world_size, 
     for rank in run_ranks(world_size, losses_of, flags, variants, timeout=300):
         for steps in rank:
             check(steps, oracle)
+
+
+def by_turn(flags, rows):
+    """Runs in each rank: an evaluation of rows of [ids, labels] -> its loss and those by turn."""
+    import torch
+
+    from mindspeed_llm.cli.train import read_settings
+    from mindspeed_llm.training.batch import Row, stack
+    from mindspeed_llm.training.inputs import read_inputs
+    from mindspeed_llm.training.setup import prepare
+    from mindspeed_llm.training.step import evaluate_batch
+
+    settings, architecture = read_settings(flags)
+    inputs = read_inputs(settings, architecture, check_tokenizer=False)
+    job = prepare(settings, inputs, torch.device("cpu"))
+    samples = [{"input_ids": torch.tensor(i), "labels": torch.tensor(x)} for i, x in rows]
+    batch = stack([Row.shifted(s) for s in samples], pad_id=0, length=None, multiple=4)
+    totals = evaluate_batch(job.replica, [batch])
+    return [totals.loss, {turn: loss for turn, (loss, _) in totals.turn_losses().items()}]
+
+
+def test_losses_by_turn_equal_transformers(run_ranks, flags, material):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        material["gemma2"], dtype=torch.float32, attn_implementation="eager"
+    )
+    draw = torch.Generator().manual_seed(3)
+    rows, sums = [], {}
+    for answers in ([(3, 6), (9, 11), (14, 15)], [(2, 10)], [(1, 2), (5, 12)]):
+        ids = torch.randint(1, 400, (18,), generator=draw)
+        labels = torch.full_like(ids, -100)
+        for turn, (start, end) in enumerate(answers, 1):
+            labels[start:end] = ids[start:end]
+            with torch.no_grad():
+                logits = model(ids[None]).logits[0, start - 1 : end - 1]
+            loss = torch.nn.functional.cross_entropy(logits, ids[start:end], reduction="sum")
+            total, count = sums.get(turn, (0.0, 0))
+            sums[turn] = total + float(loss), count + end - start
+        rows.append([ids.tolist(), labels.tolist()])
+    expected = {str(turn): total / count for turn, (total, count) in sums.items()}
+    mean = sum(total for total, _ in sums.values()) / sum(count for _, count in sums.values())
+    for loss, turns in run_ranks(2, by_turn, [*flags, "--tensor-model-parallel-size", "2"], rows):
+        assert loss == pytest.approx(mean, rel=1e-5)
+        assert turns == pytest.approx(expected, rel=1e-5)
