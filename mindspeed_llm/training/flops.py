@@ -2,8 +2,8 @@
 forward and backward. Knows neither devices nor times.
 
 Counted is what is needed, as for model FLOPs utilisation (PaLM, appendix B): real tokens only, the
-output layer for supervised positions only, attention within sequences, causal and within windows;
-nothing for recomputation, norms, softmax or the optimizer.
+output layer for supervised positions only, the experts that a token goes to, attention within
+sequences, causal and within windows; nothing for recomputation, norms, softmax or the optimizer.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ class Work:
     def __init__(self, model: ModelConfig, *, trains_weights: bool) -> None:
         self._model = model
         self._passes = 3 if trains_weights else 2
+        experts = model.experts
+        routed = 1.0 if experts is None else experts.top_k / experts.num_experts
         self._weights = sum(
-            math.prod(mcore_shape(rule, model))
+            math.prod(mcore_shape(rule, model)) * (routed if rule.experts else 1.0)
             for rule in expand(rules_of(model), model.num_layers)
             if ".layers." in rule.mcore and len(mcore_shape(rule, model)) == 2
         )
