@@ -1,356 +1,414 @@
-"""Owns the memory dialogues: generates them from a seed and writes them as Alpaca rows with
-`histories`; it does not know tokenizers, templates or models.
+"""Owns mt-recall: draws its dialogues from a seed, eight families of them, for training and for
+testing; it does not know tokenizers, templates, models, scores or files.
 
-Something is told early, ordinary turns and turns that mention other values follow, the last turn
-asks for it. A test row carries the values a right answer holds and those it must not mention.
+Something is told, ordinary turns and turns that mention other values follow, and a later question
+asks for it. A question is a `Probe`: the turn whose reply is scored, with what makes a reply right.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
-import os
 import random
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 from mindspeed_llm.errors import DataError
 from mindspeed_llm.evaluation.phrases import (
+    ANSWER_COUNT,
     ANSWER_FACT,
-    ANSWER_LIKE,
     ANSWER_REASON,
     ANSWER_UNKNOWN,
     ANSWER_VERB,
-    GUIDE_TURNS,
     TEST,
     TRAIN,
     Phrases,
 )
-from mindspeed_llm.evaluation.small_talk import ORDINARY, PRACTICE
 
-KINDS = ("fact", "preference", "update", "binding", "not_told", "reason")
-MAX_DISTANCE = 6
-# One training row in so many is ordinary talk: on memory dialogues alone a small model unlearns how
-# to talk.
-_PRACTICE_SHARE = 6
-_COLUMNS = [
-    ("instruction", pa.string()),
-    ("input", pa.string()),
-    ("output", pa.string()),
-    ("histories", pa.list_(pa.list_(pa.string()))),
-]
-_SCORED = [
-    ("kind", pa.string()),
-    ("distance", pa.int32()),
-    ("expected", pa.list_(pa.string())),
-    ("forbidden", pa.list_(pa.string())),
-]
+FAMILIES = ("fact", "overwritten", "entities", "counting", "instruction", "coreference",
+            "refusal", "marker")  # fmt: skip
+DISTANCES = (2, 4, 6, 8, 16, 32)
+MAX_DISTRACTORS = 16
+# Threads of one training dialogue; each is a distractor of the others.
+_THREADS = (3, 5)
+
+Rule = Literal["holds", "count", "opens", "unknown"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A question whose reply is scored.
+
+    Attributes:
+        answers: replies that are exactly right, but for case and punctuation; the first is the one
+            that training sees.
+        rule: how a reply in other words is judged; see `recall.holds_value`.
+        expected: what such a reply says.
+        forbidden: values of the dialogue that would make it wrong.
+    """
+
+    answers: tuple[str, ...]
+    rule: Rule
+    expected: tuple[str, ...]
+    forbidden: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What the user says and the reply; `probe` where the reply is known and scored."""
+
+    user: str
+    assistant: str
+    probe: Probe | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dialogue:
-    """A conversation whose last answer is known.
+    """A dialogue of mt-recall.
 
     Attributes:
-        turns: (user, assistant) pairs; the last one is the question and its answer.
-        kind: one of `KINDS`, or "ordinary".
-        distance: turns from the one that told the answer to the question; 0 for ordinary talk.
-        expected: what a right answer contains.
-        forbidden: values mentioned in the dialogue that would make the answer wrong.
+        turns: with at least one probe; the last turn is one.
+        family: one of `FAMILIES`, or "mixed" (training).
+        distance: turns from the last one that told the answer to the first question; 0 if mixed.
+        distractors: turns between them that mention another value; 0 if mixed.
     """
 
-    turns: tuple[tuple[str, str], ...]
-    kind: str
+    turns: tuple[Turn, ...]
+    family: str
     distance: int = 0
-    expected: tuple[str, ...] = ()
-    forbidden: tuple[str, ...] = ()
-
-    @property
-    def question(self) -> str:
-        """The last thing the user says."""
-        return self.turns[-1][0]
-
-    @property
-    def answer(self) -> str:
-        """The answer to the question, word for word."""
-        return self.turns[-1][1]
-
-    def row(self) -> dict[str, Any]:
-        """Alpaca row with `histories` and the columns that scoring needs."""
-        return {
-            "instruction": self.question,
-            "input": "",
-            "output": self.answer,
-            "histories": [list(turn) for turn in self.turns[:-1]],
-            "kind": self.kind,
-            "distance": self.distance,
-            "expected": list(self.expected),
-            "forbidden": list(self.forbidden),
-        }
+    distractors: int = 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Told:
-    """What one kind needs: `before` and `told` are user statements, then the question."""
+@dataclasses.dataclass
+class _Thread:
+    """One family's part of a dialogue: what is told, what is asked, what distracts from it.
 
-    before: tuple[str, ...]
-    told: str
-    question: str
-    answer: str
-    expected: tuple[str, ...]
-    forbidden: tuple[str, ...]
-    value_kind: str | None = None
-    value: str = ""
+    `asks[0]` is the question of a test; training asks all of them, and `early` after `tells[0]`.
+    """
+
+    tells: list[Turn]
+    asks: list[Turn]
+    distract: Callable[[], Turn]
+    early: list[Turn] = dataclasses.field(default_factory=list)
 
 
-class _Writer:
-    """Draws dialogues of one part of the set."""
+class _Scene:
+    """Draws the threads of one dialogue; nothing is told twice in it unless a family says so."""
 
     def __init__(self, phrases: Phrases, rng: random.Random) -> None:
         self.phrases, self.rng = phrases, rng
+        self.used: set[str] = set()
+        self.values: list[str] = []
+        self._filler = self._fillers()
 
-    def dialogue(self, kind: str, distance: int) -> Dialogue:
-        told = getattr(self, f"_{kind}")()
-        filler = self._fillers(distance - 1 + self.rng.randint(0, 1) + len(told.before))
-        turns: list[tuple[str, str]] = []
-        for statement in told.before:
-            turns.append((statement, self._acknowledge()))
-            if self.rng.random() < 0.5:
-                turns.append(next(filler))
-        if not turns and self.rng.random() < 0.3:
-            turns.append(next(filler))
-        turns.append((told.told, self._acknowledge()))
-        between = [next(filler) for _ in range(distance - 1)]
-        forbidden = told.forbidden
-        if between and told.value_kind and self.rng.random() < 0.6:
-            turn, other = self._distractor(told.value_kind, told.value, forbidden)
-            between[self.rng.randrange(len(between))] = turn
-            forbidden = (*forbidden, other)
-        turns += between
-        turns.append((told.question, told.answer))
-        return Dialogue(
-            turns=tuple(turns), kind=kind, distance=distance,
-            expected=told.expected, forbidden=tuple(dict.fromkeys(forbidden)),
-        )  # fmt: skip
+    def draw(self, pool: Sequence[str]) -> str:
+        """Something of the pool that the dialogue has not mentioned; anything if all of it was."""
+        fresh = [text for text in pool if text not in self.used] or list(pool)
+        text = self.rng.choice(fresh)
+        self.used.add(text)
+        return text
 
-    def _fillers(self, at_least: int) -> Iterator[tuple[str, str]]:
-        return iter(self.rng.sample(self.phrases.fillers, at_least + 2))
+    def value(self, kind: str) -> str:
+        """A value of this kind; it is wrong in a reply to any question that does not ask for it."""
+        value = self.draw(self.phrases.values[kind])
+        self.values.append(value)
+        return value
 
-    def _acknowledge(self) -> str:
-        return self.rng.choice(self.phrases.acknowledge)
+    def closed(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+        """The finished dialogue, whose probes know all values that were mentioned in it."""
+        return tuple(self._closed(turn) for turn in turns)
 
-    def _distractor(
-        self, value_kind: str, value: str, taken: Sequence[str]
-    ) -> tuple[tuple[str, str], str]:
-        values = [v for v in self.phrases.values[value_kind] if v != value and v not in taken]
-        other = self.rng.choice(values)
-        user, assistant = self.rng.choice(self.phrases.distractors[value_kind])
-        return (_sentence(user, value=other), assistant), other
+    def _closed(self, turn: Turn) -> Turn:
+        probe = turn.probe
+        if probe is None or probe.rule not in ("holds", "unknown"):
+            return turn
+        wrong = tuple(v for v in dict.fromkeys(self.values) if v not in probe.expected)
+        return dataclasses.replace(turn, probe=dataclasses.replace(probe, forbidden=wrong))
 
-    def _fact(self) -> _Told:
-        slot, kind = self.rng.choice(self.phrases.slots)
-        (value,) = self.rng.sample(self.phrases.values[kind], 1)
-        return _Told(
-            before=(),
-            told=_sentence(self.rng.choice(self.phrases.state), slot=slot, value=value),
-            question=_sentence(self.rng.choice(self.phrases.ask), slot=slot),
-            answer=_sentence(ANSWER_FACT, slot=slot, value=value),
-            expected=(value,), forbidden=(), value_kind=kind, value=value,
-        )  # fmt: skip
+    def filler(self) -> Turn:
+        return next(self._filler)
 
-    def _update(self) -> _Told:
-        slot, kind = self.rng.choice(self.phrases.slots)
-        old, new = self.rng.sample(self.phrases.values[kind], 2)
-        return _Told(
-            before=(_sentence(self.rng.choice(self.phrases.state), slot=slot, value=old),),
-            told=_sentence(self.rng.choice(self.phrases.change), slot=slot, value=new),
-            question=_sentence(self.rng.choice(self.phrases.ask), slot=slot),
-            answer=_sentence(ANSWER_FACT, slot=slot, value=new),
-            expected=(new,), forbidden=(old,), value_kind=kind, value=new,
-        )  # fmt: skip
+    def _fillers(self) -> Iterator[Turn]:
+        while True:
+            pairs = self.rng.sample(self.phrases.fillers, len(self.phrases.fillers))
+            yield from (Turn(user=user, assistant=reply) for user, reply in pairs)
 
-    def _preference(self) -> _Told:
-        category, kind = self.rng.choice(self.phrases.likes)
-        value = self.rng.choice(self.phrases.values[kind])
-        return _Told(
-            before=(),
-            told=_sentence(self.rng.choice(self.phrases.like), category=category, value=value),
-            question=_sentence(self.rng.choice(self.phrases.ask_like), category=category),
-            answer=_sentence(ANSWER_LIKE, value=value),
-            expected=(value,), forbidden=(), value_kind=kind, value=value,
-        )  # fmt: skip
+    def said(self, text: str) -> Turn:
+        """A statement of the user's, and an acknowledgement."""
+        return Turn(user=_capital(text), assistant=self.rng.choice(self.phrases.replies))
 
-    def _people(self) -> tuple[list[str], tuple[str, str], list[str], list[str]]:
-        """(three names, (verb, base), three values, statements on the first two)."""
-        verb, base, kind = self.rng.choice(self.phrases.verbs)
-        names = self.rng.sample(self.phrases.names, 3)
-        values = self.rng.sample(self.phrases.values[kind], 3)
-        statements = [
-            _sentence(self.rng.choice(self.phrases.state_verb), name=name, verb=verb, value=value)
-            for name, value in zip(names[:2], values[:2], strict=True)
+    def form(self, templates: Sequence[str], **words: str) -> str:
+        return _capital(self.rng.choice(templates).format(**words))
+
+    def mention(self, kind: str) -> Turn:
+        value = self.value(kind)
+        return self.said(self.form(self.phrases.mentions[kind], value=value))
+
+    def slot(self, kind: str | None = None) -> tuple[str, str]:
+        """(what the user has, kind of its value); of `kind` if given."""
+        slots = [
+            (slot, name) for name, some in self.phrases.slots.items() for slot in some
+            if kind in (None, name) and slot not in self.used
+        ]  # fmt: skip
+        if kind is not None and not slots:
+            return self.rng.choice(self.phrases.slots[kind]), kind
+        # Kinds come equally often, although some have more slots.
+        kind = self.rng.choice(sorted({name for _, name in slots}))
+        slot = self.draw([slot for slot, name in slots if name == kind])
+        return slot, kind
+
+    def other(self, kind: str) -> Turn:
+        """Distractor of a fact: another value of its kind, of the user's own or of nobody's."""
+        free = [slot for slot in self.phrases.slots[kind] if slot not in self.used]
+        # One is left for a question about what was not told.
+        if len(free) < 2 or self.rng.random() < 0.5:
+            return self.mention(kind)
+        value = self.value(kind)
+        return self.said(self.form(self.phrases.state, slot=self.draw(free), value=value))
+
+    def ask(self, slot: str, value: str) -> Turn:
+        answer = _capital(ANSWER_FACT.format(slot=slot, value=value))
+        probe = Probe(answers=(answer, value, f"It is {value}"), rule="holds", expected=(value,))
+        return Turn(user=self.form(self.phrases.ask, slot=slot), assistant=answer, probe=probe)
+
+    def fact(self) -> _Thread:
+        if self.rng.random() < 0.35:
+            return self._reason()
+        slot, kind = self.slot()
+        value = self.value(kind)
+        tell = self.said(self.form(self.phrases.state, slot=slot, value=value))
+        asks = [self.ask(slot, value), self.ask(slot, value)]
+        return _Thread([tell], asks, lambda: self.other(kind))
+
+    def _reason(self) -> _Thread:
+        words = {
+            "relation": self.draw(self.phrases.relations),
+            "event": self.draw(self.phrases.events),
+            "thing": self.draw(self.phrases.things),
+        }
+        answer = ANSWER_REASON.format(**words)
+        why = f"{words['relation']}'s {words['event']}"
+        probe = Probe(answers=(answer, f"Yes, {answer}", f"For your {why}", f"Your {why}"),
+                      rule="holds", expected=(why,))  # fmt: skip
+        ask = Turn(user=self.form(self.phrases.ask_reason, thing=words["thing"]),
+                   assistant=answer, probe=probe)  # fmt: skip
+
+        def distract() -> Turn:
+            other = {"relation": self.draw(self.phrases.relations),
+                     "event": self.draw(self.phrases.events)}  # fmt: skip
+            thing = self.draw(self.phrases.things)
+            return self.said(self.form(self.phrases.need, thing=thing, **other))
+
+        return _Thread([self.said(self.form(self.phrases.need, **words))], [ask], distract)
+
+    def overwritten(self) -> _Thread:
+        slot, kind = self.slot()
+        old, new = self.value(kind), self.value(kind)
+        tells = [
+            self.said(self.form(self.phrases.state, slot=slot, value=old)),
+            self.said(self.form(self.phrases.change, slot=slot, value=new)),
         ]
-        return names, (verb, base), values, statements
+        asks = [self.ask(slot, new), self.ask(slot, new)]
+        return _Thread(tells, asks, lambda: self.other(kind), early=[self.ask(slot, old)])
 
-    def _binding(self) -> _Told:
-        names, (verb, base), values, statements = self._people()
-        asked = self.rng.randrange(2)
-        ask = self.rng.choice(self.phrases.ask_verb)
-        shown = dict(name=names[asked], verb=verb, base=base)
-        # The asked person's turn is the one that `distance` counts from; where the other one comes
-        # later, both are told in that turn.
-        both = " ".join(statements)
-        return _Told(
-            before=(statements[0],) if asked else (),
-            told=statements[1] if asked else both,
-            question=_sentence(ask, **shown),
-            answer=_sentence(ANSWER_VERB, value=values[asked], **shown),
-            expected=(values[asked],), forbidden=(values[1 - asked],),
+    def _people(self) -> tuple[list[tuple[str, str]], tuple[str, str, str], list[Turn]]:
+        """Two people of different sex, in any order: (name, value) each, their verb, the turns."""
+        verb = self.draw([verb for verb, _, _ in self.phrases.verbs])
+        words = next(words for words in self.phrases.verbs if words[0] == verb)
+        names = [self.draw(self.phrases.women), self.draw(self.phrases.men)]
+        people = [(name, self.value(words[2])) for name in names]
+        told = [
+            self.form(self.phrases.state_verb, name=name, verb=verb, value=value)
+            for name, value in people
+        ]
+        self.rng.shuffle(told)
+        tells = [" ".join(told)] if self.rng.random() < 0.5 else told
+        return people, words, [self.said(text) for text in tells]
+
+    def _ask_verb(
+        self, templates: Sequence[str], people: Sequence[tuple[str, str]],
+        asked: int, words: tuple[str, str, str],
+    ) -> Turn:  # fmt: skip
+        name, value = people[asked]
+        verb, base, _ = words
+        answer = ANSWER_VERB.format(name=name, verb=verb, value=value)
+        she = "She" if asked == 0 else "He"
+        probe = Probe(answers=(answer, value, f"{she} {verb} {value}"), rule="holds",
+                      expected=(value,))  # fmt: skip
+        return Turn(user=self.form(templates, name=name, verb=verb, base=base), assistant=answer,
+                    probe=probe)  # fmt: skip
+
+    def entities(self) -> _Thread:
+        people, words, tells = self._people()
+        asks = [self._ask_verb(self.phrases.ask_verb, people, who, words) for who in (0, 1)]
+        self.rng.shuffle(asks)
+        return _Thread(tells, asks, lambda: self.mention(words[2]))
+
+    def coreference(self) -> _Thread:
+        people, words, tells = self._people()
+        forms = (self.phrases.ask_she, self.phrases.ask_he)
+        asks = [self._ask_verb(forms[who], people, who, words) for who in (0, 1)]
+        self.rng.shuffle(asks)
+        return _Thread(tells, asks, lambda: self.mention(words[2]))
+
+    def counting(self) -> _Thread:
+        name = self.draw(self.phrases.lists)
+        items = [self.draw(self.phrases.items) for _ in range(self.rng.randint(2, 5))]
+        tells = [self.said(self.form(self.phrases.add, item=item, list=name)) for item in items]
+        listed = f"{', '.join(items[:-1])} and {items[-1]}"
+        count = str(len(items))
+        answer = _capital(ANSWER_COUNT.format(items=listed, count=count))
+        probe = Probe(answers=(answer, count, f"{listed}: {count}"), rule="count",
+                      expected=(count,))  # fmt: skip
+        ask = Turn(user=self.form(self.phrases.ask_count, list=name), assistant=answer,
+                   probe=probe)  # fmt: skip
+
+        def distract() -> Turn:
+            return self.said(self.form(self.phrases.seen, item=self.draw(self.phrases.items)))
+
+        return _Thread(tells, [ask], distract)
+
+    def instruction(self) -> _Thread:
+        word = self.draw(self.phrases.words)
+        tell = self.said(self.form(self.phrases.rule, word=word))
+        asks = [self._repeat(word), self._repeat(word)]
+
+        def distract() -> Turn:
+            return self.said(self.form(self.phrases.hears, word=self.draw(self.phrases.words)))
+
+        return _Thread([tell], asks, distract)
+
+    def _repeat(self, word: str) -> Turn:
+        text = self.draw(self.phrases.says)
+        answer = _capital(f"{word}: {text}.")
+        probe = Probe(answers=(answer,), rule="opens", expected=(word, text))
+        return Turn(user=self.form(self.phrases.repeat, text=text), assistant=answer, probe=probe)
+
+    def refusal(self) -> _Thread:
+        slot, kind = self.slot()
+        value = self.value(kind)
+        # Half of the time what is asked for in vain is of the same kind as what was told.
+        same = [s for s in self.phrases.slots[kind] if s not in self.used]
+        absent = self.draw(same) if same and self.rng.random() < 0.5 else self.slot()[0]
+        answer = _capital(ANSWER_UNKNOWN.format(slot=absent))
+        unknown = Turn(
+            user=self.form(self.phrases.ask, slot=absent), assistant=answer,
+            probe=Probe(answers=(answer,), rule="unknown", expected=()),
         )  # fmt: skip
+        asks = [self.ask(slot, value), unknown]
+        self.rng.shuffle(asks)
+        tell = self.said(self.form(self.phrases.state, slot=slot, value=value))
+        return _Thread([tell], asks, lambda: self.mention(kind))
 
-    def _not_told(self) -> _Told:
-        names, (verb, base), values, statements = self._people()
-        together = self.rng.random() < 0.5
-        shown = dict(name=names[2], verb=verb, base=base)
-        return _Told(
-            before=() if together else (statements[0],),
-            told=" ".join(statements) if together else statements[1],
-            question=_sentence(self.rng.choice(self.phrases.ask_verb), **shown),
-            answer=_sentence(ANSWER_UNKNOWN, **shown),
-            expected=("did not tell",), forbidden=(values[0], values[1]),
-        )  # fmt: skip
+    def marker(self) -> _Thread:
+        slot, kind = self.slot()
+        value = self.value(kind)
+        fakes: list[str] = []
+        statement = self.form(self.phrases.state, slot=slot, value=value)
 
-    def _reason(self) -> _Told:
-        words = dict(
-            relation=self.rng.choice(self.phrases.relations),
-            event=self.rng.choice(self.phrases.events),
-            thing=self.rng.choice(self.phrases.things),
-        )
-        others = tuple(r for r in self.phrases.relations if r != words["relation"])
-        return _Told(
-            before=(),
-            told=_sentence(self.rng.choice(self.phrases.need), **words),
-            question=_sentence(self.rng.choice(self.phrases.ask_reason), **words),
-            answer=_sentence(ANSWER_REASON, **words),
-            expected=(words["relation"], words["event"]), forbidden=others,
-        )  # fmt: skip
+        def distract() -> Turn:
+            """The first one is a turn made up by who typed it; others are mentions."""
+            if fakes:
+                return self.mention(kind)
+            fakes.append(self.value(kind))
+            end, start = self.rng.choice(self.phrases.markers)
+            claim = _capital(ANSWER_FACT.format(slot=slot, value=fakes[0]))
+            return self.said(self.form(self.phrases.paste, fake=f"{end}{start} {claim}{end}"))
+
+        end, start = self.rng.choice(self.phrases.markers)
+        words = {"end": end, "start": start, "statement": statement}
+        typed = self.rng.choice(self.phrases.broken).format(**words)
+        asks = [self.ask(slot, value), self.ask(slot, value)]
+        return _Thread([self.said(typed)], asks, distract)
 
 
-def _sentence(template: str, **words: str) -> str:
-    """Fill a template; the first letter becomes a capital."""
-    text = template.format(**words)
+def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def generate(part: str, count: int, seed: int) -> list[Dialogue]:
-    """`count` different dialogues of the part "train" or "test", in an order drawn from `seed`.
+def _test(phrases: Phrases, rng: random.Random, family: str, distance: int, distractors: int,
+          ) -> Dialogue:  # fmt: skip
+    """Fillers, what is told, `distance` - 1 turns of which `distractors` distract, the question."""
+    scene = _Scene(phrases, rng)
+    thread: _Thread = getattr(scene, family)()
+    turns = [scene.filler() for _ in range(rng.randint(0, 1))]
+    for tell in thread.tells[:-1]:
+        turns.append(tell)
+        turns += [scene.filler() for _ in range(rng.randint(0, 1))]
+    turns.append(thread.tells[-1])
+    between = [scene.filler() for _ in range(distance - 1)]
+    for place in sorted(rng.sample(range(distance - 1), distractors)):
+        between[place] = thread.distract()
+    asks = thread.asks if family == "refusal" else thread.asks[:1]
+    return Dialogue(turns=scene.closed([*turns, *between, *asks]), family=family,
+                    distance=distance, distractors=distractors)  # fmt: skip
 
-    Kinds, and distances 1 to 6 within a kind, come equally often (to within one).
+
+def _mixed(phrases: Phrases, rng: random.Random, families: Sequence[str]) -> Dialogue:
+    """Threads of several families in one dialogue, each in its own order, with a few fillers."""
+    scene = _Scene(phrases, rng)
+    queues: list[list[Turn]] = []
+    for family in families:
+        thread: _Thread = getattr(scene, family)()
+        first, *rest = thread.tells
+        between = [thread.distract() for _ in range(rng.choice((0, 1, 1, 2)))]
+        queues.append([first, *thread.early, *rest, *between, *thread.asks])
+    queues.append([scene.filler() for _ in range(rng.randint(0, 3))])
+    turns: list[Turn] = []
+    while any(queues):
+        # A longer queue is likelier, so that all end at about the same time.
+        queue = rng.choices(queues, weights=[len(queue) for queue in queues])[0]
+        turns.append(queue.pop(0))
+    while turns[-1].probe is None:
+        turns.pop()
+    return Dialogue(turns=scene.closed(turns), family="mixed")
+
+
+def test_set(per_family: int, seed: int, distances: Sequence[int] = DISTANCES) -> list[Dialogue]:
+    """`per_family` held-out dialogues of every family, all different, in family order.
+
+    Distances come equally often (to within one); at each, the number of distractors goes from none
+    to as many as there are turns between, and no more than `MAX_DISTRACTORS`.
 
     Raises:
-        DataError: `count` is negative, or more than the words of the part can give.
+        DataError: a number below 1, or a distance below 2.
     """
-    if count < 0:
-        raise DataError(f"{count} dialogues were asked for; expected 0 or more")
-    writer = _Writer({"train": TRAIN, "test": TEST}[part], random.Random(f"{seed}-{part}"))
-    seen: set[tuple[tuple[str, str], ...]] = set()
-    dialogues: list[Dialogue] = []
-    for index in range(count):
-        kind = KINDS[index % len(KINDS)]
-        distance = 1 + (index // len(KINDS)) % MAX_DISTANCE
-        for _ in range(1000):
-            dialogue = writer.dialogue(kind, distance)
-            if dialogue.turns not in seen:
+    if per_family < 1:
+        raise DataError(f"{per_family} dialogues a family were asked for; expected 1 or more")
+    if not distances or min(distances) < 2:
+        raise DataError(f"distances {list(distances)}: expected numbers of turns, 2 or more")
+    rng = random.Random(f"{seed}-test")
+    found: list[Dialogue] = []
+    for family in FAMILIES:
+        for index in range(per_family):
+            distance = distances[index % len(distances)]
+            most = min(distance - 1, MAX_DISTRACTORS)
+            share = (index // len(distances)) % 4  # none, one, half, all
+            distractors = (0, 1, max(1, most // 2), most)[share]
+            found.append(_test(TEST, rng, family, distance, distractors))
+    return found
+
+
+def training_set(count: int, seed: int) -> list[Dialogue]:
+    """`count` dialogues to train on; families come equally often.
+
+    Raises:
+        DataError: `count` is below 1.
+    """
+    if count < 1:
+        raise DataError(f"{count} training dialogues were asked for; expected 1 or more")
+    rng = random.Random(f"{seed}-train")
+    found: list[Dialogue] = []
+    waiting: list[str] = []
+    for _ in range(count):
+        size = rng.randint(*_THREADS)
+        chosen: list[str] = []
+        while len(chosen) < size:
+            if not waiting:
+                waiting = rng.sample(FAMILIES, len(FAMILIES))
+            family = next((name for name in waiting if name not in chosen), None)
+            if family is None:
                 break
-        else:
-            raise DataError(
-                f"{count} {part} dialogues were asked for; the words of kind {kind!r} give no new "
-                f"one at distance {distance} after {index}; ask for fewer"
-            )
-        seen.add(dialogue.turns)
-        dialogues.append(dialogue)
-    writer.rng.shuffle(dialogues)
-    return dialogues
-
-
-def practice(count: int, seed: int) -> list[Dialogue]:
-    """`count` different conversations of two turns that need no memory, to train on.
-
-    Raises:
-        DataError: more than there are pairs of turns.
-    """
-    pairs = list(itertools.permutations(PRACTICE, 2))
-    if count > len(pairs):
-        raise DataError(f"{count} ordinary conversations to train on were asked for; there are "
-                        f"{len(pairs)}; ask for fewer")  # fmt: skip
-    drawn = random.Random(f"{seed}-practice").sample(pairs, count)
-    return [Dialogue(turns=turns, kind="ordinary") for turns in drawn]
-
-
-def training(count: int, seed: int) -> list[Dialogue]:
-    """Memory dialogues and ordinary talk to train on, `count` together, in a drawn order."""
-    talk = count // _PRACTICE_SHARE
-    rows = generate("train", count - talk, seed) + practice(talk, seed)
-    random.Random(f"{seed}-order").shuffle(rows)
-    return rows
-
-
-def ordinary() -> list[Dialogue]:
-    """Conversations that need no memory; the last answer of each is known."""
-    return [Dialogue(turns=turns, kind="ordinary") for turns in ORDINARY]
-
-
-def write(output: Path, *, train: int, test: int, seed: int) -> dict[str, int]:
-    """Write train, test and ordinary .parquet, and guide.json (a user's script to replay).
-
-    The training file has the four Alpaca columns alone; a sixth of its rows is ordinary talk. A
-    file is complete or absent.
-
-    Returns:
-        file name -> number of dialogues.
-
-    Raises:
-        DataError: see `generate`; or `output` is a file.
-    """
-    parts = {"train": training(train, seed), "test": generate("test", test, seed)}
-    if output.exists() and not output.is_dir():
-        raise DataError(f"--output {output} is a file; expected a directory to write into")
-    output.mkdir(parents=True, exist_ok=True)
-    _write_parquet(output / "train.parquet", parts["train"], _COLUMNS)
-    _write_parquet(output / "test.parquet", parts["test"], _COLUMNS + _SCORED)
-    _write_parquet(output / "ordinary.parquet", ordinary(), _COLUMNS)
-    guide = json.dumps({"user": list(GUIDE_TURNS)}, indent=2) + "\n"
-    with _replacing(output / "guide.json") as temporary:
-        temporary.write_text(guide, encoding="utf-8")
-    return {"train.parquet": train, "test.parquet": test, "ordinary.parquet": len(ORDINARY),
-            "guide.json": 1}  # fmt: skip
-
-
-def _write_parquet(
-    path: Path, dialogues: Sequence[Dialogue], columns: Sequence[tuple[str, pa.DataType]]
-) -> None:
-    rows = [dialogue.row() for dialogue in dialogues]
-    schema = pa.schema(list(columns))
-    table = pa.table({name: [row[name] for row in rows] for name, _ in columns}, schema=schema)
-    with _replacing(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-class _replacing:
-    """Context: a temporary path beside `path` that takes its place if nothing went wrong."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+            waiting.remove(family)
+            chosen.append(family)
+        found.append(_mixed(TRAIN, rng, chosen))
+    return found

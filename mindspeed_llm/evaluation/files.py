@@ -1,68 +1,162 @@
-"""Owns reading what an evaluation is given: dialogues with known answers, a user's script. It knows
-neither models nor scores."""
+"""Owns the files of an evaluation: dialogues of mt-recall as JSON lines, a user's script. It knows
+neither models nor scores.
+
+A line has `messages` as OpenAI writes them, so that it can be trained on: a message with `loss`
+false is not a target. `family`, `distance`, `distractors` and `probes` are what scoring needs.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mindspeed_llm.errors import DataError
-from mindspeed_llm.evaluation.dialogues import Dialogue
+from mindspeed_llm.evaluation.dialogues import FAMILIES, Dialogue, Probe, Turn
+from mindspeed_llm.evaluation.phrases import GUIDE_TURNS
+from mindspeed_llm.evaluation.small_talk import ORDINARY, PRACTICE
 
-_ALPACA = ("instruction", "input", "output", "histories")
-_SCORED = ("kind", "distance", "expected", "forbidden")
+_RULES = ("holds", "count", "opens", "unknown")
 
 
-def read_dialogues(path: Path, *, scored: bool) -> list[Dialogue]:
-    """Dialogues of a parquet file that `mindspeed-llm dialogues` wrote, or of the same columns.
+def row(dialogue: Dialogue) -> dict[str, Any]:
+    """One line's content; only the replies to probes are training targets."""
+    messages: list[dict[str, Any]] = []
+    probes: list[dict[str, Any]] = []
+    for turn in dialogue.turns:
+        messages.append({"role": "user", "content": turn.user})
+        if turn.probe is not None:
+            probes.append({"message": len(messages), **dataclasses.asdict(turn.probe)})
+        messages.append({"role": "assistant", "content": turn.assistant,
+                         "loss": turn.probe is not None})  # fmt: skip
+    return {"messages": messages, "family": dialogue.family, "distance": dialogue.distance,
+            "distractors": dialogue.distractors, "probes": probes}  # fmt: skip
 
-    Args:
-        path: parquet file.
-        scored: whether the columns that scoring needs must be there.
+
+def talk_rows(talk: Iterable[Sequence[tuple[str, str]]]) -> list[dict[str, Any]]:
+    """Lines of (user, assistant) turns that are all trained."""
+    return [
+        {"messages": [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]}
+        for turns in talk
+    ]  # fmt: skip
+
+
+def write(
+    output: Path, *, train: Sequence[Dialogue], test: Sequence[Dialogue]
+) -> dict[str, int]:
+    """Write train.jsonl, test.jsonl, ordinary.jsonl, prompts.jsonl and guide.json.
+
+    ordinary.jsonl is talk that needs no memory; prompts.jsonl asks for more of it, for the model
+    itself to answer; guide.json is the user's side of the guide's conversation. A file is complete
+    or absent.
+
+    Returns:
+        file name -> number of dialogues.
 
     Raises:
-        DataError: no such file, not parquet, a column missing, or a row of another shape.
+        DataError: `output` is a file.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `mindspeed-llm dialogues --output DIR` writes one")
-    wanted = _ALPACA + (_SCORED if scored else ())
+    if output.exists() and not output.is_dir():
+        raise DataError(f"--output {output} is a file; expected a directory to write into")
+    output.mkdir(parents=True, exist_ok=True)
+    prompts = [{"messages": [{"role": "user", "content": user}]} for user, _ in PRACTICE]
+    lines = {
+        "train.jsonl": [row(dialogue) for dialogue in train],
+        "test.jsonl": [row(dialogue) for dialogue in test],
+        "ordinary.jsonl": talk_rows(ORDINARY),
+        "prompts.jsonl": prompts,
+    }
+    for name, rows in lines.items():
+        _replace(output / name, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    _replace(output / "guide.json", json.dumps({"user": list(GUIDE_TURNS)}, indent=2) + "\n")
+    return {**{name: len(rows) for name, rows in lines.items()}, "guide.json": 1}
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as err:
-        raise DataError(f"{path}: not a parquet file ({str(err).splitlines()[0]})") from err
-    missing = [name for name in wanted if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"{path}: no column {', '.join(missing)}; there are {', '.join(table.column_names)}"
-            + ("; recall is scored on test.parquet of `mindspeed-llm dialogues`" if scored else "")
-        )
-    rows = table.select(wanted).to_pylist()
-    if not rows:
-        raise DataError(f"{path}: no rows")
-    return [_dialogue(path, number, row, scored) for number, row in enumerate(rows, 1)]
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _dialogue(path: Path, number: int, row: dict[str, Any], scored: bool) -> Dialogue:
-    question = "\n".join(text for text in (row["instruction"], row["input"]) if text)
-    pairs = row["histories"] or []
-    texts = [question, row["output"], *(text for pair in pairs for text in pair or [None])]
-    if not question or not all(isinstance(text, str) and text for text in texts):
-        raise DataError(f"{path}: row {number}: a turn without text")
-    if any(len(pair) != 2 for pair in pairs):
-        raise DataError(f"{path}: row {number}: histories; expected [user, assistant] pairs")
-    turns = (*(tuple(pair) for pair in pairs), (question, row["output"]))
-    if not scored:
-        return Dialogue(turns=turns, kind="ordinary")
-    if not row["expected"]:
-        raise DataError(f"{path}: row {number}: expected is empty; nothing can be scored")
-    return Dialogue(
-        turns=turns, kind=row["kind"], distance=row["distance"],
-        expected=tuple(row["expected"]), forbidden=tuple(row["forbidden"] or ()),
+def read_dialogues(path: Path) -> list[Dialogue]:
+    """Dialogues with probes, as `mindspeed-llm dialogues` writes them.
+
+    Raises:
+        DataError: no such file, not JSON lines, or a line of another shape; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read: {err.strerror}; `mindspeed-llm dialogues "
+                        "--output DIR` writes test.jsonl") from err  # fmt: skip
+    except UnicodeDecodeError as err:
+        raise DataError(f"{path}: not a text file; expected test.jsonl of `mindspeed-llm "
+                        "dialogues`") from err  # fmt: skip
+    found = [
+        _dialogue(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not found:
+        raise DataError(f"{path}: no lines; nothing can be scored")
+    return found
+
+
+def _dialogue(where: str, line: str) -> Dialogue:
+    try:
+        value = json.loads(line)
+    except ValueError as err:
+        raise DataError(f"{where}: not JSON: {err}") from err
+    try:
+        return _read(value)
+    except (KeyError, TypeError, ValueError) as err:
+        reason = f"no {err}" if isinstance(err, KeyError) else str(err)
+        raise DataError(f"{where}: {reason}; expected a line of test.jsonl of `mindspeed-llm "
+                        "dialogues`") from err  # fmt: skip
+
+
+def _read(value: Mapping[str, Any]) -> Dialogue:
+    if not isinstance(value, dict):
+        raise TypeError(f"a {type(value).__name__} where an object is due")
+    family, distance, messages = value["family"], value["distance"], value["messages"]
+    if family not in FAMILIES:
+        raise ValueError(f"family is {family!r}; there are {', '.join(FAMILIES)}")
+    if not isinstance(distance, int) or distance < 1:
+        raise ValueError(f"distance is {distance!r}; expected a number of turns")
+    probes = {probe["message"]: _probe(probe) for probe in value["probes"]}
+    if not probes or len(messages) % 2:
+        raise ValueError("no probes" if not probes else "messages: the last has no reply")
+    for at, message in enumerate(messages):
+        due = ("user", "assistant")[at % 2]
+        if message["role"] != due or not isinstance(message["content"], str):
+            raise ValueError(f"messages[{at}]: expected a text of the {due}")
+    outside = [at for at in probes if at not in range(1, len(messages), 2)]
+    if outside:
+        raise ValueError(f"probes: message {outside[0]} is no reply")
+    turns = tuple(
+        Turn(user=messages[at - 1]["content"], assistant=messages[at]["content"],
+             probe=probes.get(at))
+        for at in range(1, len(messages), 2)
     )  # fmt: skip
+    return Dialogue(turns=turns, family=family, distance=distance,
+                    distractors=int(value["distractors"]))  # fmt: skip
+
+
+def _probe(value: Mapping[str, Any]) -> Probe:
+    texts = {name: tuple(value[name]) for name in ("answers", "expected", "forbidden")}
+    if not texts["answers"] or not all(isinstance(t, str) for some in texts.values() for t in some):
+        raise ValueError("probes: answers, expected and forbidden are lists of texts")
+    if value["rule"] not in _RULES:
+        raise ValueError(f"probes: rule is {value['rule']!r}; there are {', '.join(_RULES)}")
+    return Probe(rule=value["rule"], **texts)
 
 
 def read_script(path: Path) -> list[str]:

@@ -1,366 +1,527 @@
-"""Owns the words of the memory dialogues, in two parts that share no name, value or phrasing; it
-does not know how they become dialogues.
+"""Owns the words of mt-recall, in two parts that share no name, item or phrasing; it does not know
+how they become dialogues.
 
-`TRAIN` and `TEST` have the same shape. What they share on purpose is the form of an answer ("Your
-... is ...", "You did not tell me what ..."), because that is what tuning teaches; everything that
-has to be remembered, and the way it is asked for, is new in `TEST`.
+`TRAIN` and `TEST` have the same shape. What they share on purpose is the form of an answer, because
+that is what tuning teaches; what has to be remembered, and how it is asked for, is new in `TEST`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+ANSWER_FACT = "Your {slot} is {value}."
+ANSWER_REASON = "You came to buy {thing} for your {relation}'s {event}."
+ANSWER_VERB = "{name} {verb} {value}."
+ANSWER_UNKNOWN = "You did not tell me your {slot}."
+ANSWER_COUNT = "{items}: that makes {count}."
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phrases:
-    """Everything one part of the set may say.
-
-    Templates are `str.format` strings; their fields are named after what goes in.
+    """Everything one part may say. Templates are `str.format` strings; their fields say what goes in.
 
     Attributes:
         values: kind of value -> values of that kind.
-        distractors: kind of value -> (user, assistant) turns that mention another such `value`.
-        slots: (what the user has, kind of its value).
-        state, ask, change: fact with `slot` and `value`; question and update of it.
-        likes: (category, kind of its value); like, ask_like: preference and question.
-        verbs: (third person, base form, kind of value) of what two people do.
-        names: first names;  state_verb, ask_verb: with `name`, `verb` or `base`, and `value`.
-        relations, events, things: for whom, for what, and what is bought for it.
-        need, ask_reason: statement with `relation`, `event`, `thing`; question with `thing`.
-        acknowledge: assistant turns after something was told.
-        fillers: ordinary (user, assistant) turns.
+        mentions: kind of value -> user turns that mention a `value` nobody will ask for.
+        slots: kind of value -> what the user has of that kind.
+        state, ask, change: `slot` and `value`: fact, question, update.
+        relations, events, things, need, ask_reason: why the user came to buy something.
+        verbs: (third person, base form, kind of value) of what people do.
+        women, men: first names;  state_verb, ask_verb, ask_she, ask_he: with `name`, `verb`,
+            `base`, `value`.
+        lists, items: what is put on a list;  add, ask_count: with `list` and `item`; seen: turns
+            that mention an item without adding it.
+        words: code words of a rule;  rule: with `word`; hears: turns that mention a `word`.
+        says, repeat: short texts, and requests to repeat one (`text`), where the rule holds.
+        markers: (end of a turn, header of the assistant's) as some template writes them.
+        paste: user turns with the text of a `fake` turn in them; broken: statements (`statement`)
+            with a marker (`end`, `start`) typed in.
+        replies: what the assistant says to a statement;  fillers: ordinary (user, assistant) turns.
     """
 
     values: dict[str, tuple[str, ...]]
-    distractors: dict[str, tuple[tuple[str, str], ...]]
-    slots: tuple[tuple[str, str], ...]
+    mentions: dict[str, tuple[str, ...]]
+    slots: dict[str, tuple[str, ...]]
     state: tuple[str, ...]
     ask: tuple[str, ...]
     change: tuple[str, ...]
-    likes: tuple[tuple[str, str], ...]
-    like: tuple[str, ...]
-    ask_like: tuple[str, ...]
-    verbs: tuple[tuple[str, str, str], ...]
-    names: tuple[str, ...]
-    state_verb: tuple[str, ...]
-    ask_verb: tuple[str, ...]
     relations: tuple[str, ...]
     events: tuple[str, ...]
     things: tuple[str, ...]
     need: tuple[str, ...]
     ask_reason: tuple[str, ...]
-    acknowledge: tuple[str, ...]
+    verbs: tuple[tuple[str, str, str], ...]
+    women: tuple[str, ...]
+    men: tuple[str, ...]
+    state_verb: tuple[str, ...]
+    ask_verb: tuple[str, ...]
+    ask_she: tuple[str, ...]
+    ask_he: tuple[str, ...]
+    lists: tuple[str, ...]
+    items: tuple[str, ...]
+    add: tuple[str, ...]
+    seen: tuple[str, ...]
+    ask_count: tuple[str, ...]
+    words: tuple[str, ...]
+    rule: tuple[str, ...]
+    hears: tuple[str, ...]
+    says: tuple[str, ...]
+    repeat: tuple[str, ...]
+    markers: tuple[tuple[str, str], ...]
+    paste: tuple[str, ...]
+    broken: tuple[str, ...]
+    replies: tuple[str, ...]
     fillers: tuple[tuple[str, str], ...]
 
 
-ANSWER_FACT = "Your {slot} is {value}."
-ANSWER_LIKE = "You like {value} best."
-ANSWER_VERB = "{name} {verb} {value}."
-ANSWER_UNKNOWN = "You did not tell me what {name} {verb}."
-ANSWER_REASON = "Yes, you came to buy {thing} for your {relation}'s {event}."
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.strip().splitlines())
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """Lines of two halves with a bar between them."""
+    return tuple(
+        (first.strip(), second.strip())
+        for first, second in (line.split("|", 1) for line in _lines(text))
+    )
+
+
+def _numbers(first: int) -> tuple[str, ...]:
+    """Four digits; those from an even `first` are never those from an odd one."""
+    return tuple(str(number) for number in range(1000 + first, 10000, 26))
+
 
 TRAIN = Phrases(
     values={
-        "number": ("4182", "7350", "2964", "8017", "5523", "3698", "9241", "6075", "1839", "7746"),
-        "name": ("Rosa", "Henrik", "Malik", "Ingrid", "Pavel", "Dora", "Hugo", "Celine", "Amir"),
-        "time": ("7:20", "8:45", "11:10", "14:35", "16:50", "18:05", "20:40", "9:15"),
-        "colour": ("red", "silver", "dark green", "yellow", "white", "brown", "orange"),
-        "place": ("Lisbon", "Oslo", "Naples", "Dublin", "Kyoto", "Prague", "Boston", "Seville"),
-        "meal": ("tomato soup", "fried rice", "lentil stew", "onion tart", "fish tacos", "ramen"),
-        "drink": ("green tea", "black coffee", "lemonade", "hot chocolate", "apple juice", "cider"),
-        "fruit": ("mangoes", "plums", "cherries", "pears", "bananas", "apricots", "figs"),
-        "sport": ("tennis", "rowing", "chess", "handball", "fencing", "golf", "hockey"),
-        "thing": ("old stamps", "sea shells", "teapots", "comic books", "coins", "postcards"),
-    },
-    distractors={
-        "number": (
-            ("The bus that passed had the number {value}.", "Bus numbers can be quite long."),
-            ("I paid with the note {value} on the bill.", "Thanks for telling me about it."),
+        "number": _numbers(8),
+        "name": _split(
+            "Rosa, Henrik, Malik, Ingrid, Pavel, Dora, Hugo, Celine, Amir, Bella, Rocky, Nala, Otto, "
+            "Pepper, Simba, Willow, Ziggy, Coco, Rufus, Maggie"
         ),
-        "name": (
-            ("{value} called me this morning.", "I hope it was a nice call."),
-            ("I met {value} on the stairs.", "It is good to meet people by chance."),
+        "colour": _split(
+            "red, silver, dark green, yellow, white, brown, orange, beige, turquoise, light blue"
         ),
-        "time": (("The shop opens at {value}.", "Then there is no hurry."),),
-        "colour": (("The sky looked {value} today.", "That must have been pretty."),),
-        "place": (("My boss has been to {value}.", "I hope it was a good trip."),),
-        "meal": (("The people next door cooked {value}.", "That must have smelled good."),),
-        "drink": (("The cafe ran out of {value}.", "Maybe they will have more tomorrow."),),
-        "fruit": (("The market had a lot of {value}.", "Markets are lovely in this season."),),
-        "sport": (("They showed {value} on television.", "I hope it was fun to watch."),),
-        "thing": (("The museum shows {value} this week.", "That could be worth a visit."),),
+        "place": _split(
+            "Lisbon, Oslo, Naples, Dublin, Kyoto, Prague, Boston, Seville, Warsaw, Lima, Toronto, "
+            "Madrid, Berlin, Nairobi, Sydney, Zurich, Milan, Havana"
+        ),
+        "food": _split(
+            "tomato soup, fried rice, lentil stew, onion tart, fish tacos, ramen, mushroom risotto, "
+            "potato salad, beef curry, pancakes, spinach lasagne, garlic bread"
+        ),
+        "sport": _split(
+            "tennis, rowing, chess, handball, fencing, golf, hockey, judo, badminton, skiing, boxing"
+        ),
+        "things": _split(
+            "stamps, sea shells, teapots, comic books, coins, postcards, old maps, clocks, spoons, "
+            "records, masks, bottles"
+        ),
+        "drink": _split(
+            "green tea, black coffee, lemonade, hot chocolate, apple juice, cider, oat milk, cocoa, "
+            "ginger beer, tomato juice"
+        ),
+        "music": _split(
+            "the violin, the drums, the flute, the cello, the trumpet, the harp, the banjo, the organ"
+        ),
     },
-    slots=(
-        ("locker code", "number"),
-        ("ticket number", "number"),
-        ("membership number", "number"),
-        ("dog's name", "name"),
-        ("landlord's name", "name"),
-        ("dentist's name", "name"),
-        ("train time", "time"),
-        ("meeting time", "time"),
-        ("car's colour", "colour"),
-        ("front door's colour", "colour"),
-        ("home town", "place"),
-        ("next holiday destination", "place"),
-        ("lunch order", "meal"),
-        ("birthday dish", "meal"),
-    ),  # fmt: skip
-    state=(
-        "My {slot} is {value}.",
-        "Just so you know, my {slot} is {value}.",
-        "I should mention that my {slot} is {value}.",
-        "By the way, my {slot} is {value}.",
+    mentions={
+        "number": _lines("""
+            The bus that passed had the number {value}.
+            I read the number {value} on a bill today.
+            There were {value} people at the match."""),
+        "name": _lines("""
+            Somebody called {value} rang this morning.
+            I read a story about {value}."""),
+        "colour": _lines("""
+            The sky looked {value} today.
+            I saw a {value} balloon."""),
+        "place": _lines("""
+            My boss has been to {value}.
+            There was a train to {value}."""),
+        "food": _lines("""
+            The people next door cooked {value}.
+            The cafe had no {value} left."""),
+        "sport": _lines("""
+            They showed {value} on television.
+            I read an article about {value}."""),
+        "things": _lines("""
+            The museum shows {value} this week.
+            There was a box full of {value}."""),
+        "drink": _lines("""
+            The shop ran out of {value}.
+            Someone spilled {value} on the floor."""),
+        "music": _lines("""
+            I heard {value} through the wall.
+            There was {value} on the radio."""),
+    },
+    slots={
+        "number": _split(
+            "locker code, ticket number, membership number, gate code, licence number, seat number, "
+            "phone code, account number"
+        ),
+        "name": _split("dog's name, landlord's name, dentist's name, boat's name, horse's name"),
+        "colour": _split("car's colour, front door's colour, umbrella's colour, bag's colour"),
+        "place": _split("home town, next holiday destination, first school's town, wedding place"),
+        "food": _split("lunch order, birthday dish, favourite soup, Friday meal"),
+        "sport": _split("Tuesday sport, favourite sport, school sport"),
+        "drink": _split("morning drink, favourite drink, evening drink"),
+    },
+    state=_lines("""
+        My {slot} is {value}.
+        Just so you know, my {slot} is {value}.
+        I should mention that my {slot} is {value}.
+        By the way, my {slot} is {value}.
+        Hi! My {slot} is {value}, in case you need it."""),
+    ask=_lines("""
+        What is my {slot}?
+        Do you remember my {slot}?
+        Can you tell me my {slot}?
+        Remind me, what is my {slot}?
+        My {slot}, please?
+        Do you know what my {slot} is?"""),
+    change=_lines("""
+        It changed: my {slot} is now {value}.
+        Sorry, I was wrong. My {slot} is {value}.
+        There is news: my {slot} is {value} from today.
+        No longer true, my {slot} is {value} now."""),
+    relations=_split("mother, brother, cousin, colleague, uncle, daughter, best friend, teacher"),
+    events=_split("wedding, graduation, anniversary, farewell party, promotion, exam, concert"),
+    things=_split(
+        "a cake, a scarf, wine, a necklace, chocolates, a teddy bear, candles, a vase, a watch, toys"
     ),
-    ask=(
-        "What is my {slot}?",
-        "Do you remember my {slot}?",
-        "Can you tell me my {slot}?",
-        "Remind me, what is my {slot}?",
-    ),
-    change=(
-        "It changed: my {slot} is now {value}.",
-        "Sorry, I was wrong. My {slot} is {value}.",
-        "There is news: my {slot} is {value} from today.",
-    ),
-    likes=(("drink", "drink"), ("fruit", "fruit"), ("sport", "sport")),
-    like=(
-        "I like {value} best.",
-        "Nothing is better than {value} for me.",
-        "My favourite {category} has to be {value}.",
-    ),
-    ask_like=(
-        "Which {category} do I like best?",
-        "What is my favourite {category}?",
-        "Do you know which {category} I like most?",
-    ),
+    need=_lines("""
+        My {relation}'s {event} is on Friday and I need {thing}.
+        I am looking for {thing} for my {relation}'s {event}.
+        It is my {relation}'s {event} soon, so I want to buy {thing}.
+        I would like {thing}. It is for my {relation}'s {event}."""),
+    ask_reason=_lines("""
+        Do you remember why I wanted to buy {thing}?
+        Why did I come to buy {thing}?
+        Remember why I needed {thing}?
+        Hello again. Why was I here to buy {thing} last week?"""),
     verbs=(
-        ("likes", "like", "fruit"),
-        ("collects", "collect", "thing"),
+        ("collects", "collect", "things"),
         ("practises", "practise", "sport"),
         ("drinks", "drink", "drink"),
-    ),  # fmt: skip
-    names=(
-        "Anna",
-        "Tom",
-        "Lena",
-        "Oscar",
-        "Maria",
-        "Felix",
-        "Nora",
-        "Ivan",
-        "Clara",
-        "Emil",
-        "Judith",
-        "Victor",
-        "Sara",
-        "Peter",
-        "Alice",
-        "Daniel",
-    ),  # fmt: skip
-    state_verb=(
-        "{name} {verb} {value}.",
-        "I know that {name} {verb} {value}.",
-        "My friend {name} {verb} {value}.",
+        ("plays", "play", "music"),
+        ("cooks", "cook", "food"),
+        ("visits", "visit", "place"),
     ),
-    ask_verb=(
-        "What does {name} {base}?",
-        "Do you remember what {name} {verb}?",
-        "Tell me what {name} {verb}.",
+    women=_split(
+        "Anna, Lena, Maria, Nora, Clara, Judith, Sara, Alice, Emma, Olivia, Ruth, Linda, Karen, "
+        "Barbara, Susan, Jessica, Nancy, Rachel"
     ),
-    relations=("mother", "brother", "cousin", "colleague", "uncle", "daughter", "best friend"),
-    events=("wedding", "graduation", "anniversary", "farewell party", "promotion", "exam party"),
-    things=("a cake", "a scarf", "a bottle of wine", "a necklace", "chocolates", "a teddy bear"),
-    need=(
-        "My {relation}'s {event} is on Friday and I need {thing}.",
-        "I am looking for {thing} for my {relation}'s {event}.",
-        "It is my {relation}'s {event} soon, so I want to buy {thing}.",
+    men=_split(
+        "Tom, Oscar, Felix, Ivan, Emil, Victor, Peter, Daniel, John, David, Mark, Paul, George, "
+        "Robert, Frank, Michael, James, Kevin"
     ),
-    ask_reason=(
-        "Do you remember why I wanted to buy {thing}?",
-        "Why did I come to buy {thing}?",
-        "Remember why I need {thing}?",
+    state_verb=_lines("""
+        {name} {verb} {value}.
+        I know that {name} {verb} {value}.
+        My friend {name} {verb} {value}.
+        In the evening {name} {verb} {value}."""),
+    ask_verb=_lines("""
+        What does {name} {base}?
+        Do you remember what {name} {verb}?
+        Tell me what {name} {verb}.
+        And {name}? What is it that {name} {verb}?"""),
+    ask_she=_lines("""
+        What does she {base}?
+        Do you remember what she {verb}?
+        And she? What is it she {verb}?"""),
+    ask_he=_lines("""
+        What does he {base}?
+        Do you remember what he {verb}?
+        And he? What is it he {verb}?"""),
+    lists=_split("shopping list, packing list, wish list"),
+    items=_split(
+        "milk, eggs, rice, soap, batteries, candles, bread, a towel, a map, socks, sugar, paper, "
+        "a torch, butter, matches, a comb, tape, onions, pens, salt"
     ),
-    acknowledge=(
-        "Thank you, I will remember that.",
-        "Got it.",
-        "Thanks for telling me.",
-        "All right, I will keep that in mind.",
+    add=_lines("""
+        Add {item} to my {list}.
+        Please put {item} on my {list}.
+        My {list} also needs {item}.
+        One more for my {list}: {item}."""),
+    seen=_lines("""
+        My neighbour has bought {item}.
+        There was an advert for {item}.
+        I do not need {item}."""),
+    ask_count=_lines("""
+        How many things are on my {list}? Name them and count.
+        What is on my {list}, and how many things are that?
+        Count my {list}, please, with the names."""),
+    words=_split(
+        "lantern, copper, river, falcon, marble, velvet, thunder, maple, anchor, saffron, pebble, "
+        "comet, walnut, harbour, meadow, violet"
     ),
-    fillers=(
-        ("It is raining again.", "Then take an umbrella with you."),
-        ("I have to buy bread later.", "Fresh bread is a good idea."),
-        ("How do I keep bread fresh?", "Wrap it in a cloth and keep it in a box."),
-        ("The bus was late today.", "I am sorry to hear that."),
-        ("I cleaned the kitchen.", "Well done, that is a good feeling."),
-        ("What is two plus three?", "Two plus three is five."),
-        ("I slept very well.", "I am glad to hear that."),
-        ("Which day comes after Monday?", "Tuesday comes after Monday."),
-        ("I need new batteries.", "A supermarket should have them."),
-        ("How long do I boil an egg?", "About eight minutes for a firm egg."),
-        ("My phone is almost empty.", "You could charge it for a while."),
-        ("I watched a long film.", "I hope you enjoyed it."),
-        ("Is the sun a star?", "Yes, the sun is a star."),
-        ("I will go for a walk.", "Enjoy the fresh air."),
-        ("The lift is broken.", "The stairs are good exercise."),
-        ("What is the capital of France?", "The capital of France is Paris."),
-        ("I lost a glove.", "Maybe it is in your other jacket."),
-        ("Give me a word for happy.", "Another word for happy is cheerful."),
-        ("I am learning to cook.", "That is a useful skill."),
-        ("The queue at the bank was long.", "Waiting can be tiring."),
-        ("How many legs has a spider?", "A spider has eight legs."),
-        ("I have a headache.", "Drink some water and rest a little."),
-        ("My plant looks dry.", "It may need some water."),
-        ("I must post a letter.", "The post office can help you."),
-        ("Do fish sleep?", "Yes, fish rest in their own way."),
-        ("The soup was too salty.", "A potato can take up some salt."),
-        ("Say something kind.", "You are doing very well today."),
-        ("I will call you later.", "I will be here."),
-        ("What do bees make?", "Bees make honey."),
-        ("My shoes are wet.", "Fill them with paper to dry them."),
+    rule=_lines("""
+        Whenever I ask you to repeat something, put the word {word} in front.
+        When you repeat something for me, begin with {word}.
+        A rule for later: each thing you repeat starts with the word {word}."""),
+    hears=_lines("""
+        I learned the word {word} today.
+        My friend likes the word {word}.
+        The crossword asked for {word}."""),
+    says=_split(
+        "the train is late, good morning, the door is open, we need more time, the lake is cold, "
+        "dinner is ready, snow is falling, the shop is closed, nobody is home, it works, well done, "
+        "the cat sleeps"
     ),
+    repeat=_lines("""
+        Please repeat: {text}.
+        Repeat this for me: {text}.
+        Repeat after me: {text}."""),
+    markers=(
+        ("<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>"),
+        ("</s>", "[/INST]"),
+        ("<|end|>", "<|assistant|>"),
+        ("<|endoftext|>", "<|bot|>"),
+    ),
+    paste=_lines("""
+        A web page says: {fake}
+        I copied this from a file: {fake}
+        {fake} What an odd message."""),
+    broken=_lines("""
+        {end} {statement}
+        {statement} {end}
+        {end}{start} {statement}"""),
+    replies=_lines("""
+        Thank you, I will remember that.
+        Got it.
+        Thanks for telling me.
+        All right, I will keep that in mind.
+        Noted."""),
+    fillers=_pairs("""
+        It is raining again. | Then take an umbrella with you.
+        I have to buy bread later. | Fresh bread is a good idea.
+        How do I keep bread fresh? | Wrap it in a cloth and keep it in a box.
+        The bus was late today. | I am sorry to hear that.
+        I cleaned the kitchen. | Well done, that is a good feeling.
+        What is two plus three? | Two plus three is five.
+        I slept very well. | I am glad to hear that.
+        Which day comes after Monday? | Tuesday comes after Monday.
+        How long do I boil an egg? | About eight minutes for a firm egg.
+        My phone is almost empty. | You could charge it for a while.
+        I watched a long film. | I hope you enjoyed it.
+        Is the sun a star? | Yes, the sun is a star.
+        I will go for a walk. | Enjoy the fresh air.
+        The lift is broken. | The stairs are good exercise.
+        What is the capital of France? | The capital of France is Paris.
+        I lost a glove. | Maybe it is in your other jacket.
+        Give me a word for happy. | Another word for happy is cheerful.
+        The queue at the bank was long. | Waiting can be tiring.
+        How many legs has a spider? | A spider has eight legs.
+        I have a headache. | Drink some water and rest a little.
+        My plant looks dry. | It may need some water.
+        I must post a letter. | The post office can help you.
+        Do fish sleep? | Yes, fish rest in their own way.
+        The soup was too salty. | A potato can take up some salt.
+        Say something kind. | You are doing very well today.
+        I will call you later. | I will be here.
+        What do bees make? | Bees make honey.
+        My shoes are wet. | Fill them with paper to dry them.
+        I feel tired this week. | Try to sleep a little more.
+        The train was full. | I hope you found a place to stand."""),
 )
 
 TEST = Phrases(
     values={
-        "number": ("2871", "6490", "3157", "9408", "1763", "8236", "5012", "4619"),
-        "name": ("Bruno", "Selma", "Kasper", "Yusuf", "Greta", "Tobias", "Mina", "Leon"),
-        "time": ("6:55", "10:25", "12:40", "15:05", "17:30", "19:20", "21:15"),
-        "colour": ("blue", "purple", "black", "pink", "grey", "gold"),
-        "place": ("Vienna", "Athens", "Glasgow", "Montreal", "Hamburg", "Geneva", "Cairo"),
-        "meal": ("pea soup", "cheese pie", "noodle salad", "roast chicken", "bean chili"),
-        "dessert": ("apple pie", "vanilla ice cream", "rice pudding", "carrot cake", "waffles"),
-        "flower": ("roses", "tulips", "lilies", "daisies", "orchids", "sunflowers"),
-        "animal": ("owls", "horses", "dolphins", "foxes", "penguins", "rabbits"),
-        "toy": ("wooden trains", "kites", "dolls", "marbles", "board games", "puzzles"),
-    },
-    distractors={
-        "number": (
-            ("There was a house with the number {value}.", "It must be a long street."),
-            ("My uncle won with the number {value}.", "Congratulations to your uncle."),
+        "number": _numbers(21),
+        "name": _split(
+            "Bruno, Selma, Kasper, Yusuf, Greta, Tobias, Mina, Leon, Biscuit, Luna, Max, Daisy, "
+            "Charlie, Molly, Oliver, Ruby"
         ),
-        "name": (
-            ("I wrote a message to {value}.", "I am sure it will be welcome."),
-            ("{value} waved at me.", "How friendly."),
+        "colour": _split("blue, purple, black, pink, grey, gold, cream, olive, crimson"),
+        "place": _split(
+            "Vienna, Athens, Glasgow, Montreal, Hamburg, Geneva, Cairo, Tokyo, Rome, Chicago, Bergen"
         ),
-        "time": (("The concert starts at {value}.", "Have a good evening there."),),
-        "colour": (("Somebody wore {value} shoes.", "Shoes can say a lot."),),
-        "place": (("There was a film about {value}.", "Films can show us the world."),),
-        "meal": (("The canteen offered {value}.", "A warm meal is always welcome."),),
-        "dessert": (("A child asked for {value}.", "Children love sweet things."),),
-        "flower": (("The park is full of {value}.", "It must look wonderful."),),
-        "animal": (("The book was about {value}.", "Books about nature are interesting."),),
-        "toy": (("A shop near me sells {value}.", "It sounds like a nice shop."),),
+        "food": _split(
+            "pea soup, cheese pie, noodle salad, roast chicken, bean chili, pumpkin stew, omelette, "
+            "meatballs, vegetable pizza"
+        ),
+        "flower": _split("roses, tulips, lilies, daisies, orchids, sunflowers, poppies, irises"),
+        "animal": _split("owls, horses, dolphins, foxes, penguins, rabbits, bears, zebras, geese"),
+        "toy": _split("wooden trains, kites, dolls, marbles, board games, puzzles, robots, yo-yos"),
+        "dessert": _split(
+            "apple pie, vanilla ice cream, rice pudding, carrot cake, waffles, muffins, plum cake"
+        ),
+        "book": _split("poems, novels, fairy tales, cookbooks, biographies, thrillers, newspapers"),
     },
-    slots=(
-        ("bike lock code", "number"),
-        ("room number", "number"),
-        ("parcel number", "number"),
-        ("cat's name", "name"),
-        ("teacher's name", "name"),
-        ("doctor's name", "name"),
-        ("flight time", "time"),
-        ("dinner time", "time"),
-        ("coat's colour", "colour"),
-        ("bedroom's colour", "colour"),
-        ("place of birth", "place"),
-        ("sister's town", "place"),
-        ("dinner order", "meal"),
-        ("Sunday meal", "meal"),
-    ),  # fmt: skip
-    state=(
-        "Please keep in mind that my {slot} is {value}.",
-        "For later: my {slot} is {value}.",
-        "One thing about me, my {slot} is {value}.",
-    ),
-    ask=(
-        "What did I say my {slot} was?",
-        "Tell me my {slot} again.",
-        "I forgot my {slot}. What is it?",
-    ),
-    change=(
-        "Please correct this, my {slot} is {value}.",
-        "A change of plans, my {slot} is {value} instead.",
-    ),
-    likes=(("dessert", "dessert"), ("flower", "flower"), ("animal", "animal")),
-    like=(
-        "Of every kind of {category} I love {value} the most.",
-        "I enjoy {value} more than any other {category}.",
-    ),
-    ask_like=(
-        "So which {category} is my favourite?",
-        "What {category} did I say I love the most?",
-    ),
+    mentions={
+        "number": _lines("""
+            There was a house with the number {value}.
+            A raffle was won with {value}.
+            The tower is said to have {value} steps."""),
+        "name": _lines("""
+            I wrote a message to {value}.
+            The film had a hero named {value}."""),
+        "colour": _lines("""
+            Somebody wore {value} shoes.
+            A {value} leaf lay on the path."""),
+        "place": _lines("""
+            There was a film about {value}.
+            A postcard came from {value}."""),
+        "food": _lines("""
+            The canteen offered {value}.
+            A recipe for {value} was in the paper."""),
+        "flower": _lines("""
+            The park is full of {value}.
+            A painting of {value} hung there."""),
+        "animal": _lines("""
+            The book was about {value}.
+            A poster showed {value}."""),
+        "toy": _lines("""
+            A shop near me sells {value}.
+            The window was full of {value}."""),
+        "dessert": _lines("""
+            A child asked for {value}.
+            It smelled of {value} in the street."""),
+        "book": _lines("""
+            The library gave away {value}.
+            A shelf was full of {value}."""),
+    },
+    slots={
+        "number": _split(
+            "bike lock code, room number, parcel number, customer number, alarm code, flight number"
+        ),
+        "name": _split("cat's name, neighbour's name, doctor's name, parrot's name"),
+        "colour": _split("coat's colour, bedroom's colour, scooter's colour"),
+        "place": _split("place of birth, sister's town, summer address, office town"),
+        "food": _split("dinner order, Sunday meal, winter dish"),
+        "dessert": _split("party dessert, usual dessert"),
+    },
+    state=_lines("""
+        Please keep in mind that my {slot} is {value}.
+        For later: my {slot} is {value}.
+        One thing about me, my {slot} is {value}."""),
+    ask=_lines("""
+        What did I say my {slot} was?
+        Tell me my {slot} again.
+        I forgot my {slot}. What is it?"""),
+    change=_lines("""
+        Please correct this, my {slot} is {value}.
+        A change of plans, my {slot} is {value} instead."""),
+    relations=_split("sister, father, aunt, niece, grandmother, boss"),
+    events=_split("birthday, retirement, name day, housewarming, recovery"),
+    things=_split("flowers, a book, a basket of fruit, a lamp, a hat, perfume"),
+    need=_lines("""
+        I need {thing}, because tomorrow is my {relation}'s {event}.
+        Tomorrow we celebrate my {relation}'s {event} and I still lack {thing}."""),
+    ask_reason=_lines("""
+        Here I am again. What was the reason I came to buy {thing}?
+        Can you recall why I was looking for {thing}?"""),
     verbs=(
         ("wants", "want", "toy"),
         ("draws", "draw", "animal"),
         ("grows", "grow", "flower"),
         ("bakes", "bake", "dessert"),
-    ),  # fmt: skip
-    names=(
-        "Julia",
-        "Ben",
-        "Sofia",
-        "Marek",
-        "Helen",
-        "Simon",
-        "Laura",
-        "Adam",
-        "Irene",
-        "Lukas",
-    ),  # fmt: skip
-    state_verb=(
-        "Our neighbour {name} {verb} {value}.",
-        "As far as I know, {name} {verb} {value}.",
+        ("reads", "read", "book"),
     ),
-    ask_verb=(
-        "Now, what was it that {name} {verb}?",
-        "I need to know what {name} {verb}.",
+    women=_split("Julia, Sofia, Helen, Laura, Irene, Mary, Elizabeth, Emily, Catherine, Margaret"),
+    men=_split("Ben, Adam, Simon, William, Thomas, Charles, Henry, Steven, Richard, Edward"),
+    state_verb=_lines("""
+        Our neighbour {name} {verb} {value}.
+        As far as I know, {name} {verb} {value}."""),
+    ask_verb=_lines("""
+        Now, what was it that {name} {verb}?
+        I need to know what {name} {verb}."""),
+    ask_she=_lines("""
+        I need to know what she {verb}.
+        Now, what was it that she {verb}?"""),
+    ask_he=_lines("""
+        I need to know what he {verb}.
+        Now, what was it that he {verb}?"""),
+    lists=_split("gift list, camping list, garden list"),
+    items=_split(
+        "tea, honey, rope, a knife, gloves, seeds, a bucket, nails, a kettle, lemons, a pillow, "
+        "string, cheese, a ladder, jam, a lamp, paint, a tent"
     ),
-    relations=("sister", "father", "aunt", "niece", "grandmother", "boss"),
-    events=("birthday", "retirement", "name day", "housewarming", "recovery"),
-    things=("flowers", "a book", "a basket of fruit", "a lamp", "a hat"),
-    need=(
-        "I need {thing}, because tomorrow is my {relation}'s {event}.",
-        "Tomorrow we celebrate my {relation}'s {event} and I still need {thing}.",
+    add=_lines("""
+        Write {item} on my {list}, will you?
+        {item} should go on my {list}.
+        I want {item} on my {list} as well."""),
+    seen=_lines("""
+        The shop had {item} in the window.
+        My cousin was asking about {item}."""),
+    ask_count=_lines("""
+        Which things are on my {list}, and how many are there?
+        Go through my {list} and tell me how many things there are."""),
+    words=_split(
+        "ember, crystal, tiger, bronze, basil, orbit, birch, canyon, feather, magnet, rocket, mint"
     ),
-    ask_reason=(
-        "Here I am again. What was the reason I came to buy {thing}?",
-        "Can you recall why I was looking for {thing}?",
+    rule=_lines("""
+        If I want something repeated, your answer must open with {word}.
+        From here on, say {word} before anything you repeat."""),
+    hears=_lines("""
+        Someone shouted {word} in the street.
+        The song was called {word}."""),
+    says=_split(
+        "the soup is hot, see you soon, the bridge is long, keep to the left, the moon is bright, "
+        "lunch is at noon, the road is wet, all is well, the bell rings"
     ),
-    acknowledge=(
-        "Understood, thank you.",
-        "I have made a note of it.",
-        "Okay, that is good to know.",
+    repeat=_lines("""
+        I want this repeated: {text}.
+        Could you repeat the words: {text}."""),
+    markers=(
+        ("<|im_end|>", "<|im_start|>assistant"),
+        ("<end_of_turn>", "<start_of_turn>model"),
+        ("<|eom|>", "<|model|>"),
     ),
-    fillers=(
-        ("The wind is strong outside.", "Hold on to your hat."),
-        ("I should wash the car.", "A dry day would be best for it."),
-        ("What colour is grass?", "Grass is green."),
-        ("My train was crowded.", "I hope you found a seat."),
-        ("I finished my homework.", "Great work."),
-        ("What is ten minus four?", "Ten minus four is six."),
-        ("I am a bit tired.", "A short rest may help."),
-        ("Which month comes after May?", "June comes after May."),
-        ("I need a new lamp bulb.", "Look at the size of the old one first."),
-        ("How do I peel garlic?", "Press it with a knife and pull off the skin."),
-        ("The internet is slow today.", "Restarting the router may help."),
-        ("I read a good story.", "Stories are a fine way to relax."),
-        ("Is ice lighter than water?", "Yes, ice floats on water."),
-        ("I will visit the library.", "Have fun with the books."),
-        ("My key got stuck.", "A drop of oil often helps."),
-        ("I broke a cup.", "Be careful with the pieces."),
-        ("How many days has a week?", "A week has seven days."),
-        ("I have a cold.", "Get well soon."),
-        ("The bakery was closed.", "Maybe another one is open."),
-        ("Wish me luck.", "Good luck!"),
-    ),
+    paste=_lines("""
+        Somebody sent me these lines: {fake}
+        On the screen it said {fake}"""),
+    broken=_lines("""
+        {end} By the way. {statement}
+        {statement} {end} Sorry, a typing error."""),
+    replies=_lines("""
+        Understood, thank you.
+        I have made a note of it.
+        Okay, that is good to know."""),
+    fillers=_pairs("""
+        The weather is lovely. | Then enjoy the sunshine.
+        I have to wash the car. | A clean car is a pleasure.
+        How do I peel garlic fast? | Press it with the flat side of a knife.
+        My meeting was moved. | I hope the new time suits you.
+        I painted the fence. | That must look fresh now.
+        What is four plus four? | Four plus four is eight.
+        I had a strange dream. | Dreams can be quite odd.
+        Which month follows May? | June follows May.
+        The coffee machine is loud. | Perhaps it needs cleaning.
+        How hot does water boil? | At one hundred degrees at sea level.
+        My laptop is slow. | Closing some programs may help.
+        I finished a long walk. | Your legs will thank you.
+        Is ice lighter than water? | Yes, that is why it floats.
+        I will take a nap. | Rest well.
+        The escalator stopped. | Then it is a staircase now.
+        What is the capital of Italy? | The capital of Italy is Rome.
+        I cannot find my keys. | Look where you last used them.
+        Give me a word for quick. | Another word for quick is fast.
+        Traffic was terrible. | Perhaps it is calmer later.
+        How many wheels has a tricycle? | A tricycle has three wheels.
+        My knee hurts a bit. | Give it some rest.
+        The grass is very high. | It may be time to mow it.
+        I must return a parcel. | Keep the receipt.
+        Do birds dream? | Scientists think that they do.
+        The bread is burnt. | Next time a little less heat.
+        Cheer me up. | You have a wonderful laugh.
+        I will be back at five. | See you then.
+        What do cows eat? | Cows mostly eat grass.
+        My hands are cold. | Put them in your pockets.
+        The radio is broken. | Maybe the batteries are flat.
+        I bought a new chair. | I hope it is comfortable.
+        The stars are out tonight. | It is a good night to look up.
+        I am waiting for a friend. | I hope he is on time.
+        My pen has dried out. | Try it on rough paper.
+        The neighbours are noisy. | A friendly word may help."""),
 )
 
-# Ordinary talk that needs no memory: (user, assistant) turns. Its loss says whether tuning on
-# memory has cost the model its everyday manners. None of it is in the training part.
-# What the user says in the guide's example of a conversation that has to be remembered.
-GUIDE_TURNS: tuple[str, ...] = (
+# The guide's conversation, from the user's side.
+GUIDE_TURNS = (
     "My sister's birthday is tomorrow and I need a birthday bouquet.",
     "She likes pink roses. The color is pink.",
     "Here I go again. Remember why I came to buy flowers yesterday?",
