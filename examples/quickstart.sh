@@ -6,8 +6,8 @@
 #   MODEL=dir PROMPT_TYPE=llama3 bash examples/quickstart.sh       a Hugging Face model of your own
 #
 # Settings: WORK (quickstart/), VENV (.venv-quickstart), PYTHON (python3), TORCH_SPEC (torch==2.13.0; name
-# the build you want, e.g. one with CUDA), DEVICE (npu, cuda, cpu), TRAIN, TEST (dialogues), TRAIN_ITERS,
-# GBS, LR and every other setting of examples/mcore/smollm2/*.sh.
+# the build you want, e.g. one with CUDA), DEVICE (npu, cuda, cpu), TRAIN (dialogues), TEST (dialogues
+# of each family), TRAIN_ITERS, GBS, LR and every other setting of examples/mcore/smollm2/*.sh.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 WORK=${WORK:-$ROOT/quickstart}
@@ -60,19 +60,35 @@ fetch_model() {
     rm -rf "$WORK/download"
 }
 
-write_dialogues() { "$MINDSPEED" dialogues --output "$WORK/dialogues" --train "$TRAIN" --test "$TEST" --seed "$SEED"; }
-convert_data() { bash "$LAUNCHERS/data_convert_smollm2_instruction.sh"; }
+write_dialogues() {
+    "$MINDSPEED" dialogues --output "$WORK/dialogues" --train "$TRAIN" --test "$TEST" --seed "$SEED" \
+        --distances 2 4 6 8
+}
+
+# What the model says before tuning, to ordinary questions: it is trained to go on saying it.
+ordinary_replies() {
+    CHECKPOINT=$MCORE_DIR MAX_NEW_TOKENS=72 bash "$LAUNCHERS/generate_smollm2_135m_ptd.sh" \
+        --prompts-file "$WORK/dialogues/prompts.jsonl" --output "$WORK/replies.jsonl" \
+        --micro-batch-size 30 >/dev/null
+    "$PYTHON" "$ROOT/examples/quickstart_report.py" talk "$WORK/replies.jsonl" "$WORK/talk.jsonl"
+}
+
+convert_data() {
+    bash "$LAUNCHERS/data_convert_smollm2_instruction.sh" --input "$WORK/dialogues/train.jsonl" "$WORK/talk.jsonl"
+}
+
 convert_weights() { bash "$LAUNCHERS/ckpt_convert_smollm2_hf2mcore.sh"; }
 tune() { bash "$LAUNCHERS/tune_smollm2_135m_full_ptd.sh"; }
 export_tuned() { CHECKPOINT=$CKPT_SAVE_DIR bash "$LAUNCHERS/ckpt_convert_smollm2_mcore2hf.sh"; }
 recall_before() { recall "$MCORE_DIR" before; }
-recall_after() { recall "$CKPT_SAVE_DIR" after; }
+recall_after() { recall "$CKPT_SAVE_DIR" after --compare "$WORK/recall_before.json" --png "$WORK/recall.png"; }
 talk_before() { talk "$MCORE_DIR" before; }
 talk_after() { talk "$CKPT_SAVE_DIR" after; }
 
+# recall CHECKPOINT NAME FLAG...: mt-recall, and the loss on ordinary talk.
 recall() {
     "$MINDSPEED" evaluate --load "$1" --prompt-type "$PROMPT_TYPE" --json "$WORK/recall_$2.json" \
-        --data "$WORK/dialogues/test.parquet" --ordinary "$WORK/dialogues/ordinary.parquet"
+        --data "$WORK/dialogues/test.jsonl" --input "$WORK/dialogues/ordinary.jsonl" "${@:3}"
 }
 
 # The guide's conversation about the bouquet, through the chat launcher.
@@ -91,11 +107,12 @@ generate() {
 }
 
 report() {
-    "$PYTHON" "$ROOT/examples/quickstart_report.py" "$WORK"
+    "$PYTHON" "$ROOT/examples/quickstart_report.py" report "$WORK"
     echo && echo "Elapsed:"
     for i in "${!names[@]}"; do printf '  %5d s  %s\n' "${seconds[$i]}" "${names[$i]}"; done
     cat <<END
 
+Recall curves:   $WORK/recall.png
 Loss curve:      $CKPT_SAVE_DIR/logs/loss.png
 Tuned weights:   $HF_SAVE_DIR   (Hugging Face format)
 
@@ -114,7 +131,7 @@ fi
 export DEVICE
 key+=$(find "$ROOT/mindspeed_llm" "$ROOT/patches" "$LAUNCHERS" -name '*.py' -o -name '*.sh' | LC_ALL=C sort | xargs cat | sha256sum)
 
-TRAIN=${TRAIN:-480} TEST=${TEST:-72} SEED=${SEED:-0}
+TRAIN=${TRAIN:-132} TEST=${TEST:-12} SEED=${SEED:-0}
 if [[ -z ${MODEL:-} ]]; then
     MODEL=$WORK/model_from_hf
     step "Model: SmolLM2-135M-Instruct" "$SMALL_MODEL" "$MODEL" fetch_model
@@ -122,16 +139,19 @@ else
     MODEL=$(cd "$MODEL" && pwd)
     key+="$MODEL $(cd "$MODEL" && ls -l --time-style=full-iso)"
 fi
-step "Dialogues to train and test memory" "$TRAIN $TEST $SEED" "$WORK/dialogues" write_dialogues
+step "mt-recall: dialogues to train and test memory" "$TRAIN $TEST $SEED" "$WORK/dialogues" write_dialogues
 
-export INPUT=$WORK/dialogues/train.parquet TOKENIZER_MODEL=$MODEL TOKENIZER_PATH=$MODEL HF_DIR=$MODEL
+export TOKENIZER_MODEL=$MODEL TOKENIZER_PATH=$MODEL HF_DIR=$MODEL
 export DATA_PATH=$WORK/finetune_dataset/alpaca MCORE_DIR=$WORK/model_weights/mcore LOG_DIR=$WORK/logs
 export CKPT_LOAD_DIR=$MCORE_DIR CKPT_SAVE_DIR=$WORK/ckpt HF_SAVE_DIR=$WORK/tuned_hf
 export PROMPT_TYPE=${PROMPT_TYPE:-smollm2} WORKERS=${WORKERS:-2}
-common="$PROMPT_TYPE $DEVICE ${TP:-} ${PP:-} ${SEQ_LENGTH:-} ${PRECISION:-}"
-tuning="${TRAIN_ITERS:-} ${GBS:-} ${MBS:-} ${LR:-} ${MIN_LR:-}"
-step "Guide 1: conversations -> six files" "$common" "$WORK/finetune_dataset" convert_data
+export HANDLER=OpenAIInstructionHandler MAP_KEYS='{}' PACK=${PACK-1} SEQ_LENGTH=${SEQ_LENGTH:-1024}
+export TRAIN_ITERS=${TRAIN_ITERS:-80} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-3e-4} MIN_LR=${MIN_LR:-0}
+common="$PROMPT_TYPE $DEVICE ${TP:-} ${PP:-} $SEQ_LENGTH $PACK ${PRECISION:-}"
+tuning="$TRAIN_ITERS $GBS $MBS $LR $MIN_LR"
 step "Guide 2: Hugging Face -> Megatron-Core" "$common" "$MCORE_DIR" convert_weights
+step "Guide 4: what the model says to ordinary questions" "" "$WORK/talk.jsonl" ordinary_replies
+step "Guide 1: conversations -> six files" "" "$WORK/finetune_dataset" convert_data
 step "Recall before" "$common" "$WORK/recall_before.json" recall_before
 step "Guide 5: chat, before" "${MAX_NEW_TOKENS:-}" "$WORK/talk_before.txt" talk_before
 step "Guide 3: tune" "$tuning" "$CKPT_SAVE_DIR" tune

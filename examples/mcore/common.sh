@@ -13,6 +13,9 @@ NODE_RANK=${NODE_RANK:-0}         # number of this machine
 MASTER_ADDR=${MASTER_ADDR:-localhost}
 MASTER_PORT=${MASTER_PORT:-6000}  # of several machines; one machine takes a free port
 LOG_DIR=${LOG_DIR:-$ROOT/logs}
+PACK=${PACK:-}                    # 1: data and training share rows of SEQ_LENGTH among conversations
+PACK_FLAG=${PACK:+--pack}
+LENGTHS_FLAG=$([[ -n $PACK ]] || echo --variable-seq-lengths)
 
 # CANN's environment, where there is an NPU: torch loads torch_npu by itself, so every step needs it.
 ASCEND_SET_ENV=${ASCEND_SET_ENV:-/usr/local/Ascend/ascend-toolkit/set_env.sh}

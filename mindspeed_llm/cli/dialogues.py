@@ -1,4 +1,4 @@
-"""Command `mindspeed-llm dialogues`: writes the memory dialogues; knows flags and summary only."""
+"""Command `mindspeed-llm dialogues`: writes mt-recall's files; knows flags and summary only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mindspeed_llm.config.dialogues import DialoguesConfig
 from mindspeed_llm.config.flags import parse
-from mindspeed_llm.evaluation import dialogues
+from mindspeed_llm.evaluation import files
+from mindspeed_llm.evaluation.dialogues import test_set, training_set
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,9 +16,13 @@ def main(argv: Sequence[str]) -> int:
         argv,
         DialoguesConfig,
         prog="mindspeed-llm dialogues",
-        description="Write dialogues whose last question needs an earlier turn (Alpaca, parquet).",
+        description="Write mt-recall: dialogues whose questions need earlier turns (JSON lines).",
     )
-    counts = dialogues.write(config.output, train=config.train, test=config.test, seed=config.seed)
+    counts = files.write(
+        config.output,
+        train=training_set(config.train, config.seed),
+        test=test_set(config.test, config.seed, config.distances),
+    )
     for name, count in counts.items():
         print(f"{config.output / name}: {count} dialogue{'' if count == 1 else 's'}")
     return 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindspeed_llm.cli.leading import lead
@@ -18,9 +20,18 @@ from mindspeed_llm.config.flags import parse
 from mindspeed_llm.config.inference import ALWAYS, REFUSED, LoadSettings
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.config.run import RuntimeSettings
+from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.errors import ConfigError
+from mindspeed_llm.evaluation import report
+from mindspeed_llm.evaluation.curves import draw_recall
 from mindspeed_llm.evaluation.dialogues import Dialogue
-from mindspeed_llm.evaluation.files import read_dialogues, read_script
+from mindspeed_llm.evaluation.files import (
+    read_conversations,
+    read_dialogues,
+    read_result,
+    read_script,
+    row,
+)
 
 if TYPE_CHECKING:
     from mindspeed_llm.data.render import Renderer
@@ -30,11 +41,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-    """What was read: dialogues to score, dialogues for their loss, a user's turns to replay."""
+    """What was read: dialogues to score, conversations, a user's turns to replay, and the result
+    of an earlier evaluation."""
 
     scored: list[Dialogue]
-    plain: list[Dialogue]
+    conversations: list[Conversation]
     script: list[str]
+    earlier: dict[str, Any] | None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,21 +62,64 @@ def main(argv: Sequence[str]) -> int:
             "dialogues need the chat template the model was tuned with: --prompt-type NAME, or "
             "--hf-chat-template for the tokenizer's own"
         )
+    given = _read(load, evaluate)
+    models = [load]
+    if evaluate.compare is not None and given.earlier is None:
+        models.insert(0, _other(load, evaluate.compare))
+    results: list[dict[str, Any]] = [] if given.earlier is None else [given.earlier]
+    for model in models:
 
-    # Everything is read before anything long begins.
-    given = Given(
-        scored=read_dialogues(evaluate.data, scored=True) if evaluate.data else [],
-        plain=read_dialogues(evaluate.ordinary, scored=False) if evaluate.ordinary else [],
+        def work(parts: Parts, engine: Engine, model: LoadSettings = model) -> None:
+            assert parts.renderer is not None
+            print(f"--- {model.lora_load or model.load}", flush=True)
+            results.append(_evaluate(engine, parts.renderer, model, evaluate, given))
+
+        lead(model, runtime, parallel, architecture, work)
+    if results:  # on rank 0
+        _conclude(results, evaluate)
+    return 0
+
+
+def _read(load: LoadSettings, evaluate: EvaluateSettings) -> Given:
+    """Everything is read before anything long begins."""
+    earlier = None
+    if evaluate.compare is not None and not evaluate.compare.is_dir():
+        earlier = read_result(evaluate.compare)
+    conversations: list[Conversation] = []
+    if evaluate.input is not None:
+        conversations = [
+            c if c.system is not None else dataclasses.replace(c, system=load.system)
+            for c in read_conversations(evaluate.input, evaluate.handler_name, evaluate.map_keys,
+                                        evaluate.max_conversations)
+        ]  # fmt: skip
+    return Given(
+        scored=read_dialogues(evaluate.data) if evaluate.data else [],
+        conversations=conversations,
         script=read_script(evaluate.replay) if evaluate.replay else [],
+        earlier=earlier,
     )
 
-    def work(parts: Parts, engine: Engine) -> None:
-        assert parts.renderer is not None
-        result = _evaluate(engine, parts.renderer, load, evaluate, given)
-        if evaluate.json is not None:
-            write_text(evaluate.json, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
-    return lead(load, runtime, parallel, architecture, work)
+def _other(load: LoadSettings, compare: Path) -> LoadSettings:
+    """What loads the model of --compare: as --load, without its adapter."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"--compare {compare}: several processes load one model a run; evaluate that one by "
+            "itself with --json FILE, and give --compare FILE"
+        )
+    return dataclasses.replace(load, load=compare, lora_load=None)
+
+
+def _conclude(results: Sequence[dict[str, Any]], evaluate: EvaluateSettings) -> None:
+    last = results[-1]
+    if len(results) == 2:
+        print("\n" + "\n".join(report.side_by_side(results[0], last)))
+        last = last | {"compare": {k: v for k, v in results[0].items() if k != "compare"}}
+    if evaluate.json is not None:
+        write_text(evaluate.json, json.dumps(last, indent=1, ensure_ascii=False) + "\n")
+    if evaluate.png is not None:
+        named = {str(r["load"]): r["recall"] for r in results if "recall" in r}
+        print(draw_recall(named, evaluate.png))
 
 
 def _evaluate(
@@ -74,37 +130,23 @@ def _evaluate(
     given: Given,
 ) -> dict[str, Any]:
     # Late: it imports megatron-core, which is patched by now.
-    from mindspeed_llm.evaluation import recall, run
+    from mindspeed_llm.evaluation import run
 
     result: dict[str, Any] = {"load": str(load.load), "template": renderer.template.name}
     if load.lora_load is not None:
         result["lora_load"] = str(load.lora_load)
     started = time.monotonic()
     if given.scored:
-        with shown("recall", len(given.scored)) as progress:
-            outcomes = run.recall(
-                engine,
-                renderer,
-                given.scored,
-                system=load.system,
-                max_new_tokens=evaluate.max_new_tokens,
-                batch_size=evaluate.micro_batch_size,
-                progress=progress,
-            )
-        result["recall"] = recall.summary(outcomes)
-        result["replies"] = [
-            o.dialogue.row() | {"reply": o.reply, "exact": o.exact, "value": o.value,
-                                "stopped": o.stopped} for o in outcomes
-        ]  # fmt: skip
-        print("\n".join(recall.table(result["recall"])))
-        print(f"replies that end by themselves: {100 * result['recall']['all']['stopped']:.0f} %")
-    if given.plain:
-        with shown("ordinary talk", len(given.plain)) as progress:
-            result["ordinary"] = run.loss(
-                engine, renderer, given.plain, system=load.system, progress=progress
-            )
-        print(f"loss on ordinary talk: {result['ordinary']['loss']:.4f} nats a token "
-              f"({result['ordinary']['tokens']} tokens)")  # fmt: skip
+        result |= _recall(engine, renderer, load, evaluate, given.scored)
+    if given.conversations:
+        with shown("conversations", len(given.conversations)) as progress:
+            found = run.likelihood(engine, renderer, given.conversations, progress=progress)
+        result["input"] = found
+        count = 3 * sum(len(c.messages) >= 4 for c in given.conversations)
+        with shown("history gain", count) as progress:
+            gain = run.history_gain(engine, renderer, given.conversations, progress=progress)
+        result["history_gain"] = gain
+        print("\n".join(report.single(result)))
     if given.script:
         result["replay"] = []
         turns = run.replay(
@@ -119,3 +161,29 @@ def _evaluate(
             print(f"You >> {user}\nMindSpeed-LLM:\n{reply}\n", flush=True)
     result["seconds"] = round(time.monotonic() - started, 1)
     return result
+
+
+def _recall(
+    engine: Engine, renderer: Renderer, load: LoadSettings, evaluate: EvaluateSettings,
+    dialogues: Sequence[Dialogue],
+) -> dict[str, Any]:  # fmt: skip
+    from mindspeed_llm.evaluation import recall, run
+
+    with shown("recall", run.probes(dialogues)) as progress:
+        outcomes = run.recall(
+            engine,
+            renderer,
+            dialogues,
+            system=load.system,
+            max_new_tokens=evaluate.max_new_tokens,
+            batch_size=evaluate.micro_batch_size,
+            progress=progress,
+        )
+    found = recall.summary(outcomes)
+    replies = [
+        row(o.dialogue) | {"replies": list(o.replies), "exact": o.exact, "value": o.value,
+                           "stopped": o.stopped} for o in outcomes
+    ]  # fmt: skip
+    print("\n".join(recall.table(found)))
+    print(f"replies that end by themselves: {100 * found['all']['stopped']:.0f} %")
+    return {"recall": found, "replies": replies}

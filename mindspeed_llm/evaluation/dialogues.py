@@ -97,13 +97,21 @@ class _Scene:
     def __init__(self, phrases: Phrases, rng: random.Random) -> None:
         self.phrases, self.rng = phrases, rng
         self.used: set[str] = set()
+        self.kept: frozenset[str] = frozenset()
         self.values: list[str] = []
         self._filler = self._fillers()
 
+    def thread(self, family: str) -> _Thread:
+        """The thread of a family; what distracts from it later says nothing of what it says."""
+        found: _Thread = getattr(self, family)()
+        self.kept = frozenset(self.used)
+        return found
+
     def draw(self, pool: Sequence[str]) -> str:
-        """Something of the pool that the dialogue has not mentioned; anything if all of it was."""
-        fresh = [text for text in pool if text not in self.used] or list(pool)
-        text = self.rng.choice(fresh)
+        """Something of the pool that the dialogue has not mentioned; if all of it was, something
+        that no thread needs."""
+        fresh = [text for text in pool if text not in self.used]
+        text = self.rng.choice(fresh or [text for text in pool if text not in self.kept])
         self.used.add(text)
         return text
 
@@ -329,7 +337,7 @@ def _test(phrases: Phrases, rng: random.Random, family: str, distance: int, dist
           ) -> Dialogue:  # fmt: skip
     """Fillers, what is told, `distance` - 1 turns of which `distractors` distract, the question."""
     scene = _Scene(phrases, rng)
-    thread: _Thread = getattr(scene, family)()
+    thread = scene.thread(family)
     turns = [scene.filler() for _ in range(rng.randint(0, 1))]
     for tell in thread.tells[:-1]:
         turns.append(tell)
@@ -347,8 +355,7 @@ def _mixed(phrases: Phrases, rng: random.Random, families: Sequence[str]) -> Dia
     """Threads of several families in one dialogue, each in its own order, with a few fillers."""
     scene = _Scene(phrases, rng)
     queues: list[list[Turn]] = []
-    for family in families:
-        thread: _Thread = getattr(scene, family)()
+    for thread in [scene.thread(family) for family in families]:
         first, *rest = thread.tells
         between = [thread.distract() for _ in range(rng.choice((0, 1, 1, 2)))]
         queues.append([first, *thread.early, *rest, *between, *thread.asks])

@@ -10,15 +10,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindspeed_llm.errors import DataError
+from mindspeed_llm.config.data import PLAIN_TEXT
+from mindspeed_llm.data.inputs import find_inputs, unpack
+from mindspeed_llm.data.messages import Conversation, RowError
+from mindspeed_llm.data.readers import ChunkReader, line_numbers, split_chunks
+from mindspeed_llm.data.sources import make_source
+from mindspeed_llm.errors import ConfigError, DataError
 from mindspeed_llm.evaluation.dialogues import FAMILIES, Dialogue, Probe, Turn
 from mindspeed_llm.evaluation.phrases import GUIDE_TURNS
 from mindspeed_llm.evaluation.small_talk import ORDINARY, PRACTICE
 
+_SHORT = "Answer in one or two sentences."
 _RULES = ("holds", "count", "opens", "unknown")
 
 
@@ -48,9 +55,7 @@ def talk_rows(talk: Iterable[Sequence[tuple[str, str]]]) -> list[dict[str, Any]]
     ]  # fmt: skip
 
 
-def write(
-    output: Path, *, train: Sequence[Dialogue], test: Sequence[Dialogue]
-) -> dict[str, int]:
+def write(output: Path, *, train: Sequence[Dialogue], test: Sequence[Dialogue]) -> dict[str, int]:
     """Write train.jsonl, test.jsonl, ordinary.jsonl, prompts.jsonl and guide.json.
 
     ordinary.jsonl is talk that needs no memory; prompts.jsonl asks for more of it, for the model
@@ -66,7 +71,9 @@ def write(
     if output.exists() and not output.is_dir():
         raise DataError(f"--output {output} is a file; expected a directory to write into")
     output.mkdir(parents=True, exist_ok=True)
-    prompts = [{"messages": [{"role": "user", "content": user}]} for user, _ in PRACTICE]
+    prompts = [
+        {"messages": [{"role": "user", "content": f"{user} {_SHORT}"}]} for user, _ in PRACTICE
+    ]
     lines = {
         "train.jsonl": [row(dialogue) for dialogue in train],
         "test.jsonl": [row(dialogue) for dialogue in test],
@@ -157,6 +164,59 @@ def _probe(value: Mapping[str, Any]) -> Probe:
     if value["rule"] not in _RULES:
         raise ValueError(f"probes: rule is {value['rule']!r}; there are {', '.join(_RULES)}")
     return Probe(rule=value["rule"], **texts)
+
+
+def read_conversations(
+    inputs: Sequence[str], handler: str, map_keys: Mapping[str, Any] | None, most: int | None
+) -> list[Conversation]:
+    """The first `most` conversations of files, as `preprocess_data.py` reads them.
+
+    Raises:
+        ConfigError: no such handler, or one whose rows are no conversations.
+        DataError: a file that cannot be read, a row that is no conversation, or none at all.
+    """
+    source = make_source(handler, map_keys)
+    if handler == PLAIN_TEXT:
+        raise ConfigError(f"--handler-name {handler}: plain texts have no turns to evaluate")
+    found: list[Conversation] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, packed in enumerate(find_inputs(inputs)):
+            file = unpack(packed, Path(folder), number)
+            reader = ChunkReader(source.columns)
+            for position, value in (pair for c in split_chunks(file) for pair in reader.read(c)):
+                if len(found) == most:
+                    return found
+                try:
+                    if isinstance(value, RowError):
+                        raise value
+                    conversation = source.read(value)
+                    conversation.check_trainable()
+                except RowError as err:
+                    line = line_numbers(file, [position])[position]
+                    raise DataError(f"{packed.path}:{line}: {err}; mend or leave out the "
+                                    "row") from err  # fmt: skip
+                found.append(conversation)
+    if not found:
+        raise DataError(f"--input {' '.join(inputs)}: no rows")
+    return found
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The --json file of an earlier evaluation.
+
+    Raises:
+        DataError: not JSON, or not such a file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise DataError(f"--compare {path}: cannot be read: {err.strerror}") from err
+    except ValueError as err:
+        raise DataError(f"--compare {path}: not JSON: {err}") from err
+    if not isinstance(found, dict) or "load" not in found or "template" not in found:
+        raise DataError(f"--compare {path}: expected a --json file of `mindspeed-llm evaluate`, or "
+                        "a checkpoint directory")  # fmt: skip
+    return found
 
 
 def read_script(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ ANSWER_COUNT = "{items}: that makes {count}."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phrases:
-    """Everything one part may say. Templates are `str.format` strings; their fields say what goes in.
+    """Everything one part may say. Templates are `str.format` strings; fields name what goes in.
 
     Attributes:
         values: kind of value -> values of that kind.
@@ -99,7 +99,8 @@ TRAIN = Phrases(
     values={
         "number": _numbers(8),
         "name": _split(
-            "Rosa, Henrik, Malik, Ingrid, Pavel, Dora, Hugo, Celine, Amir, Bella, Rocky, Nala, Otto, "
+            "Rosa, Henrik, Malik, Ingrid, Pavel, Dora, Hugo, Celine, Amir, Bella, Rocky, "
+            "Nala, Otto, "
             "Pepper, Simba, Willow, Ziggy, Coco, Rufus, Maggie"
         ),
         "colour": _split(
@@ -110,22 +111,26 @@ TRAIN = Phrases(
             "Madrid, Berlin, Nairobi, Sydney, Zurich, Milan, Havana"
         ),
         "food": _split(
-            "tomato soup, fried rice, lentil stew, onion tart, fish tacos, ramen, mushroom risotto, "
+            "tomato soup, fried rice, lentil stew, onion tart, fish tacos, ramen, "
+            "mushroom risotto, "
             "potato salad, beef curry, pancakes, spinach lasagne, garlic bread"
         ),
         "sport": _split(
-            "tennis, rowing, chess, handball, fencing, golf, hockey, judo, badminton, skiing, boxing"
+            "tennis, rowing, chess, handball, fencing, golf, hockey, judo, badminton, "
+            "skiing, boxing"
         ),
         "things": _split(
             "stamps, sea shells, teapots, comic books, coins, postcards, old maps, clocks, spoons, "
             "records, masks, bottles"
         ),
         "drink": _split(
-            "green tea, black coffee, lemonade, hot chocolate, apple juice, cider, oat milk, cocoa, "
+            "green tea, black coffee, lemonade, hot chocolate, apple juice, cider, oat milk, "
+            "cocoa, "
             "ginger beer, tomato juice"
         ),
         "music": _split(
-            "the violin, the drums, the flute, the cello, the trumpet, the harp, the banjo, the organ"
+            "the violin, the drums, the flute, the cello, the trumpet, the harp, the banjo, "
+            "the organ"
         ),
     },
     mentions={
@@ -160,7 +165,8 @@ TRAIN = Phrases(
     },
     slots={
         "number": _split(
-            "locker code, ticket number, membership number, gate code, licence number, seat number, "
+            "locker code, ticket number, membership number, gate code, licence number, "
+            "seat number, "
             "phone code, account number"
         ),
         "name": _split("dog's name, landlord's name, dentist's name, boat's name, horse's name"),
@@ -191,7 +197,8 @@ TRAIN = Phrases(
     relations=_split("mother, brother, cousin, colleague, uncle, daughter, best friend, teacher"),
     events=_split("wedding, graduation, anniversary, farewell party, promotion, exam, concert"),
     things=_split(
-        "a cake, a scarf, wine, a necklace, chocolates, a teddy bear, candles, a vase, a watch, toys"
+        "a cake, a scarf, wine, a necklace, chocolates, a teddy bear, candles, a vase, "
+        "a watch, toys"
     ),
     need=_lines("""
         My {relation}'s {event} is on Friday and I need {thing}.
@@ -269,7 +276,8 @@ TRAIN = Phrases(
         The crossword asked for {word}."""),
     says=_split(
         "the train is late, good morning, the door is open, we need more time, the lake is cold, "
-        "dinner is ready, snow is falling, the shop is closed, nobody is home, it works, well done, "
+        "dinner is ready, snow is falling, the shop is closed, nobody is home, it works, "
+        "well done, "
         "the cat sleeps"
     ),
     repeat=_lines("""
@@ -338,10 +346,12 @@ TEST = Phrases(
         ),
         "colour": _split("blue, purple, black, pink, grey, gold, cream, olive, crimson"),
         "place": _split(
-            "Vienna, Athens, Glasgow, Montreal, Hamburg, Geneva, Cairo, Tokyo, Rome, Chicago, Bergen"
+            "Vienna, Athens, Glasgow, Montreal, Hamburg, Geneva, Cairo, Tokyo, Rome, "
+            "Chicago, Bergen"
         ),
         "food": _split(
-            "pea soup, cheese pie, noodle salad, roast chicken, bean chili, pumpkin stew, omelette, "
+            "pea soup, cheese pie, noodle salad, roast chicken, bean chili, pumpkin stew, "
+            "omelette, "
             "meatballs, vegetable pizza"
         ),
         "flower": _split("roses, tulips, lilies, daisies, orchids, sunflowers, poppies, irises"),

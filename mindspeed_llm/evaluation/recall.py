@@ -1,4 +1,4 @@
-"""Owns scoring of replies to mt-recall and the tables of it; it knows no model: it is given replies.
+"""Owns scoring of replies to mt-recall and its table; it knows no model: it is given replies.
 
 Two scores. *Exact*: the reply is one of the answers word for word, but for case and punctuation.
 *Value*: in whatever words, it says what the rule of its probe asks for and nothing that is wrong.

@@ -7,6 +7,7 @@ model's parallel layout sit in `follow` and do the same steps.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from mindspeed_llm.inference.stages import Stages
 
 IGNORE = -100
 _PREFILL_CHUNK = 512  # bounds the attention scores of a long prompt
+_SCORED_TOKENS = 2048  # scored together, unless one row is longer: their logits are all there
 
 Stop = Literal["stop", "length", "stop_string"]
 
@@ -161,7 +163,19 @@ class Engine:
     def likelihood(
         self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[tuple[float, int]]:
-        """(sum of negative log-likelihoods in nats, number of targets) of each row; rank 0 only.
+        """(sum of losses in nats, number of targets) of each row; see `scores`."""
+        return [(sum(loss for loss, _ in row), len(row)) for row in self.scores(rows)]
+
+    def scores(
+        self,
+        rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[tuple[float, int]]]:
+        """(negative log-likelihood in nats, most probable id) of each row's targets; rank 0 only.
+
+        Rows of similar length go through the model together. `progress` is called with the number
+        of rows done since the last call.
 
         Args:
             rows: ids and labels; a label is -100 or the id at its place. The first id of a row is
@@ -170,12 +184,17 @@ class Engine:
         for ids, labels in rows:
             if len(ids) != len(labels) or not ids:
                 raise ConfigError(f"{len(ids)} ids with {len(labels)} labels; expected as many")
-        found: list[tuple[float, int]] = []
-        for ids, labels in rows:
-            message = {"do": "likelihood", "ids": list(ids), "labels": list(labels)}
+        found: dict[int, list[tuple[float, int]]] = {}
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
+        while order:
+            count = max(1, _SCORED_TOKENS // len(rows[order[0]][0]))
+            chosen, order = order[:count], order[count:]
+            message = {"do": "scores", "rows": [[list(part) for part in rows[i]] for i in chosen]}
             self.ranks.request(message)
-            found.append(self._likelihood(message["ids"], message["labels"]))
-        return found
+            found |= zip(chosen, self._scores(message["rows"]), strict=True)
+            if progress is not None:
+                progress(len(chosen))
+        return [found[index] for index in range(len(rows))]
 
     def forget(self) -> None:
         """Nothing of earlier prompts is reused by the next one; rank 0 only."""
@@ -197,8 +216,8 @@ class Engine:
     def _obey(self, request: dict[str, Any]) -> None:
         if request["do"] == "forget":
             self._held.clear()
-        elif request["do"] == "likelihood":
-            self._likelihood(request["ids"], request["labels"])
+        elif request["do"] == "scores":
+            self._scores(request["rows"])
         elif request["do"] == "batch":
             self._batch(
                 request["prompts"],
@@ -372,15 +391,20 @@ class Engine:
                 if flag:
                     replies[row].stop = "stop_string"
 
-    def _likelihood(self, ids: list[int], labels: list[int]) -> tuple[float, int]:
-        logits = self.stages.forward(torch.tensor([ids]))
-        targets = torch.tensor(labels[1:])
+    def _scores(self, rows: Sequence[Sequence[list[int]]]) -> list[list[tuple[float, int]]]:
+        """Rows filled up behind, where no position before can see it."""
+        width = max(len(ids) for ids, _ in rows)
+        logits = self.stages.forward(torch.tensor([i + [0] * (width - len(i)) for i, _ in rows]))
+        targets = torch.tensor([x[1:] + [IGNORE] * (width - len(x)) for _, x in rows])
         wanted = targets != IGNORE
-        loss = 0.0
+        counts = wanted.sum(1).tolist()
+        losses, best = [0.0] * sum(counts), [0] * sum(counts)
         if self.ranks.is_source:
             assert logits is not None
-            kept = logits[0, :-1][wanted.to(logits.device)].float()
-            chosen = kept.log_softmax(-1).gather(-1, targets[wanted].to(kept.device)[:, None])
-            loss = -float(chosen.double().sum())
-        (loss,) = self.ranks.share([loss], src=self.ranks.source, dtype=torch.float64)
-        return loss, int(wanted.sum())
+            kept = logits[:, :-1][wanted.to(logits.device)].float()
+            wished = targets[wanted].to(kept.device)[:, None]
+            losses = (-kept.log_softmax(-1).gather(-1, wished)[:, 0].double()).tolist()
+            best = kept.argmax(-1).tolist()
+        losses = self.ranks.share(losses, src=self.ranks.source, dtype=torch.float64)
+        pairs = zip(losses, self.ranks.share(best, src=self.ranks.source), strict=True)
+        return [list(itertools.islice(pairs, count)) for count in counts]

@@ -8,10 +8,13 @@ from mindspeed_llm.cli import main as cli
 
 
 def test_writes_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.main(["dialogues", "--output", str(tmp_path), "--train", "6", "--test", "6"])
+    code = cli.main(["dialogues", "--output", str(tmp_path), "--train", "2", "--test", "2",
+                     "--distances", "2", "4"])  # fmt: skip
     assert code == 0
-    assert f"{tmp_path / 'train.parquet'}: 6 dialogues" in capsys.readouterr().out
-    assert (tmp_path / "test.parquet").stat().st_size > 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'train.jsonl'}: 2 dialogues" in out
+    assert f"{tmp_path / 'test.jsonl'}: 16 dialogues" in out
+    assert len((tmp_path / "test.jsonl").read_text().splitlines()) == 16
 
 
 def test_a_wrong_count_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

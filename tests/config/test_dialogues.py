@@ -1,4 +1,4 @@
-"""Settings of the dialogue generator check themselves."""
+"""Settings of the generator check themselves."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ def test_counts_must_be_positive(name: str) -> None:
         DialoguesConfig(output=Path("x"), **{name: 0})
 
 
-def test_defaults() -> None:
-    config = DialoguesConfig(output=Path("x"))
-    assert (config.train, config.test, config.seed) == (480, 108, 0)
+@pytest.mark.parametrize("distances", [(1,), (2, 33), (2, 2)])
+def test_distances_lie_between_two_and_thirty_two(distances: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="--distances"):
+        DialoguesConfig(output=Path("x"), distances=distances)

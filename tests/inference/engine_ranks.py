@@ -75,8 +75,11 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
         _, tokens = engine.stream(prompts[0], max_new_tokens=limit)
         early = [next(tokens), next(tokens)]
         tokens.close()
-        labels = [-100, *prompts[0][1:]]
-        likelihood = engine.likelihood([(prompts[0], labels)])
+        # The last one has targets in its second half alone.
+        scores = engine.scores([
+            (ids, [-100 if at == 0 or (ids == prompts[-1] and at < len(ids) // 2) else token
+                   for at, token in enumerate(ids)]) for ids in prompts
+        ])  # fmt: skip
         after = engine.generate(prompts[0], max_new_tokens=limit).ids
         engine.close()
         answers[name] = {
@@ -86,6 +89,6 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
             "logprobs": logprobs, "logprobs in a batch": in_batch, "penalized": penalized,
             "ended": [ended[row].ids for row in range(len(prompts))],
             "stops": [ended[row].stop for row in range(len(prompts))],
-            "likelihood": likelihood, "held": engine._held,
+            "scores": scores, "held": engine._held,
         }  # fmt: skip
     return answers

@@ -152,14 +152,16 @@ def test_whoever_reads_the_text_can_end_one_row_of_a_batch(family: str, ranks: l
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_likelihood_is_that_of_transformers(family: str, ranks: list[dict], oracle: dict) -> None:
-    ids = torch.tensor([PROMPTS[0]])
-    with torch.no_grad():
-        scores = oracle[family](ids).logits[0, :-1].log_softmax(-1)
-    expected = -scores.gather(-1, ids[0, 1:, None]).sum().item()
-    loss, count = ranks[0][family]["likelihood"][0]
-    assert count == len(PROMPTS[0]) - 1
-    assert loss == pytest.approx(expected, rel=1e-4)
+def test_scores_are_those_of_transformers(family: str, ranks: list[dict], oracle: dict) -> None:
+    """Also of rows of several lengths at once, and where only some of a row are targets."""
+    for number, (prompt, found) in enumerate(zip(PROMPTS, ranks[0][family]["scores"], strict=True)):
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            expected = oracle[family](ids).logits[0, :-1].log_softmax(-1)
+        first = len(prompt) // 2 - 1 if number == len(PROMPTS) - 1 else 0
+        losses = -expected.gather(-1, ids[0, 1:, None])[first:, 0]
+        assert [loss for loss, _ in found] == pytest.approx(losses.tolist(), rel=1e-4, abs=1e-5)
+        assert [best for _, best in found] == expected.argmax(-1)[first:].tolist()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -25,4 +25,5 @@ mkdir -p "$(dirname "$DATA_PATH")"
     --seq-length "$SEQ_LENGTH" \
     --workers "$WORKERS" \
     --log-interval "$LOG_INTERVAL" \
+    ${PACK_FLAG:+"$PACK_FLAG"} \
     "$@"

@@ -24,7 +24,7 @@ LORA_TARGET_MODULES=${LORA_TARGET_MODULES:-linear_qkv linear_proj linear_fc1 lin
 
 choose_device
 launch_logged "$ROOT/posttrain_gpt.py" \
-    --stage sft --is-instruction-dataset --finetune --variable-seq-lengths \
+    --stage sft --is-instruction-dataset --finetune ${LENGTHS_FLAG:+"$LENGTHS_FLAG"} \
     --load "$CKPT_LOAD_DIR" --save "$CKPT_SAVE_DIR" --save-interval "$SAVE_INTERVAL" \
     --data-path "$DATA_PATH" --tokenizer-name-or-path "$TOKENIZER_MODEL" \
     --tensor-model-parallel-size "$TP" --pipeline-model-parallel-size "$PP" \
