@@ -1,41 +1,30 @@
-"""Owns one decoding step of a whole decoder in few calls: the arithmetic of the modules in
-`models`, written down layer by layer on their weights and their KV cache. It knows no sampling.
+"""Owns one step of this rank's layers over the new tokens of many sequences: the arithmetic of the
+modules in `models`, written down layer by layer on their weights. It knows no sampling.
 
-A step of a small model on a CPU is so short that the calls megatron-core's modules make for one
-token (groups, contexts, fusions that do not apply) cost as much as its matrices. Layouts and
-devices where that is not so take the modules.
+Tokens of all sequences lie one behind the other, [t, h]: linear layers run over all of them at
+once, attention runs a sequence at a time over its own memory. Sequences need no common length, and
+one may bring a part of its prompt while others bring one token each.
+
+megatron-core's modules do the same for sequences of one length; the calls they make for one token
+(groups, contexts, fusions that do not apply) cost a small model on a CPU as much as its matrices.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from megatron.core import parallel_state
-from megatron.core.inference.contexts import StaticInferenceContext
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import GPTModel
 
-from mindspeed_llm.kernels.rms_norm import rms_norm
+from mindspeed_llm.inference.memory import KeyValues, Shape
+from mindspeed_llm.kernels.attention import attention
 from mindspeed_llm.models.norm import RMSNorm
 
 _Norm = Callable[[torch.Tensor], torch.Tensor]
-
-
-def single_step(model: GPTModel, device: torch.device) -> Step | None:
-    """The step of `model`, or None where its modules must do it: split over ranks, with adapters,
-    with experts, or not on a CPU."""
-    split = (
-        parallel_state.get_tensor_model_parallel_world_size() > 1
-        or parallel_state.get_pipeline_model_parallel_world_size() > 1
-    )
-    adapted = any(getattr(module, "adapter", None) is not None for module in model.modules())
-    sparse = model.config.decoder.experts is not None
-    if split or adapted or sparse or device.type != "cpu":
-        return None
-    lay_out(model)
-    return Step(model)
+_Weights = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def lay_out(model: torch.nn.Module) -> None:
@@ -47,6 +36,7 @@ def lay_out(model: torch.nn.Module) -> None:
     for weight in model.parameters():
         if (
             weight.dim() == 2
+            and weight.device.type == "cpu"
             and weight.dtype is torch.float32
             and weight.shape[0] > weight.shape[1]
         ):
@@ -58,45 +48,58 @@ class _Layer:
     """What one layer needs, in the order it needs it; weights are the modules' own memory."""
 
     norm: _Norm
-    qkv: tuple[torch.Tensor, torch.Tensor | None]
+    qkv: _Weights
     query_norm: _Norm | None
     key_norm: _Norm | None
-    half: int
-    room: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    table: int
     window: int | None
     scale: float
-    out: tuple[torch.Tensor, torch.Tensor | None]
+    out: _Weights
     out_norm: _Norm | None
     mlp_norm: _Norm
-    gate_up: tuple[torch.Tensor, torch.Tensor | None]
-    down: tuple[torch.Tensor, torch.Tensor | None]
+    gate_up: _Weights
+    down: _Weights
     down_norm: _Norm | None
+    experts: torch.nn.Module | None
 
 
 class Step:
-    """One new token for each row, on top of a cache that other steps or the modules have filled.
+    """New tokens of any number of sequences, on top of what their memory holds.
 
     Args:
-        model: whole, in evaluation mode; its weights may change in place, not be replaced.
+        model: this stage's part, in evaluation mode, without adapters; its weights may change in
+            place, not be replaced.
+        context: longest sequence in positions.
     """
 
-    def __init__(self, model: GPTModel) -> None:
-        self.model, config = model, model.config
-        own = config.decoder
-        self.groups, self.head_dim, self.turning = (
-            own.num_query_groups, own.head_dim, own.turning_dim)  # fmt: skip
+    def __init__(self, model: GPTModel, context: int) -> None:
+        adapted = any(getattr(module, "adapter", None) is not None for module in model.modules())
+        assert not adapted, "merge the adapter: a step runs on the weights alone"
+        lay_out(model)
+        self.model, self.context, own = model, context, model.config.decoder
+        self.ranks = parallel_state.get_tensor_model_parallel_world_size()
+        self.groups = own.num_query_groups // self.ranks
+        self.head_dim, self.turning = own.head_dim, own.turning_dim
         self.queries = own.num_attention_heads // own.num_query_groups
         self.amplitude, self.softcap = own.rope.amplitude, own.attention_softcap
         self.tables = 1 if own.rope_local is None else 2
-        self.activation: Callable[[torch.Tensor], torch.Tensor] = config.activation_func
+        self.activation: Callable[[torch.Tensor], torch.Tensor] = model.config.activation_func
         self.layers = [self._layer(layer) for layer in model.decoder.layers]
 
+    def shape(self, device: torch.device) -> Shape:
+        """What the memory of a sequence has to look like."""
+        return Shape(
+            windows=tuple(layer.window for layer in self.layers), groups=self.groups,
+            head_dim=self.head_dim, limit=self.context, dtype=self.model.config.params_dtype,
+            device=device,
+        )  # fmt: skip
+
     def _layer(self, layer: torch.nn.Module) -> _Layer:
-        attention, mlp = layer.self_attention, layer.mlp
-        core, own = attention.core_attention, self.model.config.decoder
+        attention_, mlp = layer.self_attention, layer.mlp
+        core, own = attention_.core_attention, self.model.config.decoder
         sliding = own.is_sliding(layer.layer_number - 1)
 
-        def weights(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+        def weights(module: torch.nn.Module) -> _Weights:
             return module.weight, getattr(module, "bias", None)
 
         def behind(module: torch.nn.Module) -> _Norm | None:
@@ -106,94 +109,154 @@ class Step:
         def of_heads(module: torch.nn.Module | None) -> _Norm | None:
             return _norm(module) if isinstance(module, RMSNorm) else None
 
+        experts = mlp if own.experts is not None else None
+        none = (layer.pre_mlp_layernorm.weight, None)  # experts have their own weights
         return _Layer(
             norm=_norm(layer.input_layernorm),
-            qkv=weights(attention.linear_qkv),
-            query_norm=of_heads(attention.q_layernorm),
-            key_norm=of_heads(attention.k_layernorm),
-            half=1 if self.tables == 2 and sliding else 0,
-            room=attention.room,
+            qkv=weights(attention_.linear_qkv),
+            query_norm=of_heads(attention_.q_layernorm),
+            key_norm=of_heads(attention_.k_layernorm),
+            table=1 if self.tables == 2 and sliding else 0,
             window=core.window,
             scale=core.scale,
-            out=weights(attention.linear_proj),
-            out_norm=behind(attention.linear_proj),
+            out=weights(attention_.linear_proj),
+            out_norm=behind(attention_.linear_proj),
             mlp_norm=_norm(layer.pre_mlp_layernorm),
-            gate_up=weights(mlp.linear_fc1),
-            down=weights(mlp.linear_fc2),
-            down_norm=behind(mlp.linear_fc2),
+            gate_up=none if experts else weights(mlp.linear_fc1),
+            down=none if experts else weights(mlp.linear_fc2),
+            down_norm=None if experts else behind(mlp.linear_fc2),
+            experts=experts,
         )
 
-    def __call__(self, ids: torch.Tensor, cache: StaticInferenceContext) -> torch.Tensor:
-        """Logits [rows, 1, vocabulary] of `ids`, int64 [rows, 1]; the cache's offset is the
-        position, and stays as it is."""
-        model, at = self.model, cache.sequence_len_offset
-        if at >= cache.max_sequence_length:
-            raise ValueError(f"{at + 1} positions do not fit a KV cache of {at}")
-        x = model.embedding(ids, torch.full_like(ids, at))[0]
-        angles = model.rotary_pos_emb(cache.max_sequence_length)[at, 0, 0].chunk(self.tables)
-        turns = [(angle.cos().to(x.dtype), angle.sin().to(x.dtype)) for angle in angles]
-        for layer in self.layers:
-            y = F.linear(self._attend(layer, layer.norm(x), turns[layer.half], cache), *layer.out)
-            x = x + (y if layer.out_norm is None else layer.out_norm(y))
-            gate, up = F.linear(layer.mlp_norm(x), *layer.gate_up).chunk(2, dim=-1)
-            y = F.linear(self.activation(gate) * up, *layer.down)
-            x = x + (y if layer.down_norm is None else layer.down_norm(y))
-        x = model.decoder.final_layernorm(x)[None]
+    def __call__(
+        self,
+        ids: torch.Tensor,
+        parts: Sequence[tuple[KeyValues, int]],
+        hidden: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run this stage's layers.
+
+        Args:
+            ids: int64 [t], new tokens of all sequences; only the first stage reads them.
+            parts: each sequence's memory and how many of the tokens are its own, in their order.
+            hidden: [t, h] of the stage before; None on the first.
+
+        Returns:
+            [t, h], before the final norm.
+        """
+        device = ids.device
+        positions = torch.cat([
+            torch.arange(held.length, held.length + count, device=device) for held, count in parts
+        ])  # fmt: skip
+        x = hidden
+        if x is None:
+            x = self.model.embedding(ids[None], positions[None])[:, 0]
+        views = [held.open(count) for held, count in parts]
+        turns = self._turns(positions, x.dtype)
+        counts = [count for _, count in parts]
+        for at, layer in enumerate(self.layers):
+            mixed = self._mixed(layer, layer.norm(x), turns[layer.table])
+            found = self._attend(layer, mixed, counts, [view[at] for view in views])
+            x = self._added(x, found, layer.out, layer.out_norm)
+            y = layer.mlp_norm(x)
+            if layer.experts is not None:  # routing is megatron-core's
+                x = x + layer.experts(y[:, None])[0][:, 0]
+                continue
+            gate, up = F.linear(y, *layer.gate_up).chunk(2, dim=-1)
+            x = self._added(x, self.activation(gate) * up, layer.down, layer.down_norm)
+        return x
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, vocabulary] of [n, h]; the last stage's."""
+        model = self.model
+        x = model.decoder.final_layernorm(x)[:, None]
         tied = model.share_embeddings_and_output_weights
         weight = model.shared_embedding_or_output_weight() if tied else None
-        logits, _ = model.output_layer(x, weight=weight)
-        return logits.transpose(0, 1)
+        found, _ = model.output_layer(x, weight=weight, runtime_gather_output=True)
+        return found[:, 0]
+
+    def _added(
+        self, x: torch.Tensor, y: torch.Tensor, weights: _Weights, norm: _Norm | None
+    ) -> torch.Tensor:
+        """x plus a row-parallel layer of y, its norm between them where there is one."""
+        weight, bias = weights
+        if self.ranks == 1:
+            y = F.linear(y, weight, bias)
+        else:
+            y = tensor_parallel.reduce_from_tensor_model_parallel_region(F.linear(y, weight))
+            y = y if bias is None else y + bias
+        return x + (y if norm is None else norm(y))
+
+    def _turns(
+        self, positions: torch.Tensor, dtype: torch.dtype
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For each rotary table the factors of a head as it is and with its halves exchanged,
+        [t, 1, queries + 2, turning]: values stand still, so that one product turns all there is."""
+        angles = self.model.rotary_pos_emb(self.context)[:, 0, 0][positions]
+        found = []
+        for angle in angles.chunk(self.tables, dim=-1):
+            shape = (len(positions), 1, self.queries + 2, self.turning)
+            stay = torch.ones(shape, dtype=dtype, device=positions.device)
+            swap = torch.zeros_like(stay)
+            sin = angle.sin()
+            sin = torch.cat((-sin[:, : self.turning // 2], sin[:, self.turning // 2 :]), dim=-1)
+            stay[:, :, :-1] = angle.cos().to(dtype)[:, None, None]
+            swap[:, :, :-1] = sin.to(dtype)[:, None, None]
+            if self.amplitude != 1.0:
+                # Longrope's factor of queries and of keys; only their product is seen.
+                stay[:, :, : self.queries] *= self.amplitude**2
+                swap[:, :, : self.queries] *= self.amplitude**2
+            found.append((stay, swap))
+        return found
+
+    def _mixed(
+        self, layer: _Layer, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """[t, h] -> [t, g, queries + 2, d], megatron-core's order: for each group its queries, its
+        key, its value; queries and keys normed and turned."""
+        mixed = F.linear(x, *layer.qkv).view(-1, self.groups, self.queries + 2, self.head_dim)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key, value = mixed.split([self.queries, 1, 1], dim=2)
+            mixed = torch.cat((layer.query_norm(query), layer.key_norm(key), value), dim=2)
+        stay, swap = turn
+        moving = mixed if self.turning == self.head_dim else mixed[..., : self.turning]
+        turned = moving * stay + moving.roll(self.turning // 2, -1) * swap
+        if self.turning == self.head_dim:
+            return turned
+        return torch.cat((turned, mixed[..., self.turning :]), dim=-1)
 
     def _attend(
         self,
         layer: _Layer,
-        x: torch.Tensor,
-        turn: tuple[torch.Tensor, torch.Tensor],
-        cache: StaticInferenceContext,
+        mixed: torch.Tensor,
+        counts: list[int],
+        views: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
-        """[rows, h] -> [rows, heads * d]; keys and values join the cache, keys already turned."""
-        rows, at = x.shape[0], cache.sequence_len_offset
-        # megatron-core's order: for each group its queries, its key, its value.
-        mixed = F.linear(x, *layer.qkv).view(rows, self.groups, self.queries + 2, self.head_dim)
-        if layer.query_norm is None or layer.key_norm is None:
-            both = mixed[:, :, :-1]
-        else:
-            query, key = mixed[:, :, : self.queries], mixed[:, :, self.queries : -1]
-            both = torch.cat((layer.query_norm(query), layer.key_norm(key)), dim=2)
-        if self.amplitude != 1.0:
-            # Longrope's factor of queries and of keys; only their product is seen.
-            both = both.clone()
-            both[:, :, : self.queries, : self.turning] *= self.amplitude**2
-        both = self._turned(both, turn)
-        query, key = both[:, :, : self.queries], both[:, :, self.queries]
-        keys, values = layer.room(cache, key[None], key[None], at + 1)
-        keys[at, :rows], values[at, :rows] = key, mixed[:, :, -1]
-        first = 0 if layer.window is None else max(0, at + 1 - layer.window)
-        keys = keys[first : at + 1, :rows].permute(1, 2, 0, 3)
-        values = values[first : at + 1, :rows].permute(1, 2, 0, 3)
-        if self.softcap is None:
-            found = F.scaled_dot_product_attention(query, keys, values, scale=layer.scale)
-        else:
-            scores = torch.matmul(query, keys.transpose(-1, -2)).float()
-            scores = torch.tanh(scores * (layer.scale / self.softcap)) * self.softcap
-            found = torch.matmul(scores.softmax(-1).to(values.dtype), values)
-        return found.reshape(rows, -1)
-
-    def _turned(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """x [..., d] with its leading dimensions turned."""
-        cos, sin = turn
-        moving = x[..., : self.turning]
-        first, second = moving.chunk(2, dim=-1)
-        turned = moving * cos + torch.cat((-second, first), dim=-1) * sin
-        if self.turning == self.head_dim:
-            return turned
-        return torch.cat((turned, x[..., self.turning :]), dim=-1)
+        """[t, g, queries + 2, d] -> [t, heads * d]; keys and values join their memory."""
+        found = []
+        for own, (fresh, keys, values) in zip(mixed.split(counts), views, strict=True):
+            fresh.copy_(own[:, :, self.queries :].permute(2, 1, 0, 3))
+            query = own[:, :, : self.queries]
+            if len(own) > 1:
+                query = query.reshape(len(own), 1, -1, self.head_dim)
+                keys, values = keys.permute(2, 0, 1, 3), values.permute(2, 0, 1, 3)
+                part = attention(query, keys, values, scale=layer.scale, window=layer.window,
+                                 softcap=self.softcap)[:, 0]  # fmt: skip
+            elif self.softcap is None:
+                # A group's queries are the rows of one product: no key is repeated or copied.
+                part = F.scaled_dot_product_attention(query, keys, values, scale=layer.scale)
+            else:
+                scores = torch.matmul(query, keys.transpose(-1, -2)).float()
+                scores = torch.tanh(scores * (layer.scale / self.softcap)) * self.softcap
+                part = torch.matmul(scores.softmax(-1).to(values.dtype), values)
+            found.append(part.reshape(len(own), -1))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _norm(module: RMSNorm) -> _Norm:
-    """The norm as a function; in float32 torch's own, which is one call instead of six."""
+    """The norm as a function; in float32 on a CPU torch's own, one call instead of six."""
     weight, eps, zero_centered = module.weight, module.epsilon, module.zero_centered
-    if weight.dtype is not torch.float32:
-        return lambda x: rms_norm(x, weight, eps, zero_centered=zero_centered)
+    if weight.dtype is not torch.float32 or weight.device.type != "cpu":
+        return module
     applied = 1.0 + weight.detach() if zero_centered else weight
     return lambda x: F.rms_norm(x, (x.shape[-1],), applied, eps)

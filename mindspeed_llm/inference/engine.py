@@ -1,4 +1,5 @@
-"""Owns generation: token ids in, token ids out, with a KV cache that stays valid between turns.
+"""Owns generation: token ids in, token ids out, with keys and values that stay valid between turns
+and are shared between conversations.
 
 It knows no text, no template and no terminal. Rank 0 calls the methods; all other ranks of the
 model's parallel layout sit in `follow` and do the same steps.
@@ -9,41 +10,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.inference.ranks import Ranks
-from mindspeed_llm.inference.sampling import GREEDY, Logprob, Sampler, Sampling, logprobs_of
+from mindspeed_llm.inference.reply import Reply, Ticket
+from mindspeed_llm.inference.sampling import GREEDY, Logprob, Sampling, logprobs_of
+from mindspeed_llm.inference.scheduler import Scheduler, Share
 from mindspeed_llm.inference.stages import Stages
 
+__all__ = ["Engine", "Reply", "Ticket"]
 IGNORE = -100
-_PREFILL_CHUNK = 512  # bounds the attention scores of a long prompt
 _SCORED_TOKENS = 2048  # scored together, unless one row is longer: their logits are all there
-
-Stop = Literal["stop", "length", "stop_string"]
-
-
-@dataclasses.dataclass
-class Reply:
-    """What came of one prompt.
-
-    Attributes:
-        ids: generated ids, without the stop id.
-        stop: "stop" after a stop id, "length" after the allowed number of tokens, "stop_string"
-            where whoever reads the text found one, None while it runs or if nobody took it to
-            its end.
-        prompt_tokens: length of the prompt.
-        cached_tokens: how many of them were in the cache already.
-        logprobs: one for each id where the sampling asks for them, else empty.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int = 0
-    ids: list[int] = dataclasses.field(default_factory=list)
-    stop: Stop | None = None
-    logprobs: list[Logprob] = dataclasses.field(default_factory=list)
 
 
 class Engine:
@@ -53,18 +33,70 @@ class Engine:
         stages: this rank's part of the model.
         ranks: the ranks of the layout.
         stop_ids: ids that end a reply.
-        context: longest sequence, prompt and reply together, in tokens.
+        budget: most positions in memory; see `Scheduler`, as rows and chunk.
     """
 
     def __init__(
-        self, stages: Stages, ranks: Ranks, *, stop_ids: Sequence[int], context: int
+        self,
+        stages: Stages,
+        ranks: Ranks,
+        *,
+        stop_ids: Sequence[int],
+        budget: int | None = None,
+        rows: int | None = None,
+        chunk: int = 512,
     ) -> None:
         self.stages, self.ranks = stages, ranks
         self.stop_ids = frozenset(stop_ids)
-        self.context = context
+        self.context = stages.context
         self.vocabulary: int = stages.model.vocab_size
-        self._cache = stages.cache(1, context)
-        self._held: list[int] = []  # ids whose keys and values the cache holds
+        self.scheduler = Scheduler(stages.memory, budget=budget, rows=rows, chunk=chunk)
+        self._news: list[dict[str, Any]] = []  # what all ranks have still to be told
+        self._tickets: dict[int, Ticket] = {}
+        self._number = 0
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        *,
+        sampling: Sampling = GREEDY,
+        max_new_tokens: int,
+        echo: bool = False,
+    ) -> Ticket:
+        """Queue a prompt; `advance` makes its reply. Rank 0 only.
+
+        Raises:
+            ConfigError: the prompt is empty, or longer than context or memory allow.
+        """
+        self.check(prompt, max_new_tokens)
+        self._number += 1
+        ticket = Ticket(self._number, prompt, sampling, max_new_tokens, echo=echo)
+        self._tickets[ticket.number] = ticket
+        self._news.append({"join": ticket.number, "prompt": ticket.prompt, "echo": echo,
+                           "limit": max_new_tokens,
+                           "sampling": dataclasses.asdict(sampling)})  # fmt: skip
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The rest of a reply is not wanted; rank 0 only. What was read stays for others."""
+        if ticket.number in self._tickets:
+            self._news.append({"leave": ticket.number})
+
+    def advance(self) -> list[Ticket]:
+        """One step of everything that runs; rank 0 only.
+
+        Returns:
+            Those who got an id or came to their end.
+        """
+        message = {"do": "step", "news": self._news}
+        self._news = []
+        self.ranks.request(message)
+        return self._advance(message["news"])
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything for `advance` to do."""
+        return bool(self._news or self._tickets)
 
     def stream(
         self, prompt: Sequence[int], *, sampling: Sampling = GREEDY, max_new_tokens: int
@@ -78,9 +110,8 @@ class Engine:
         Raises:
             ConfigError: the prompt is empty, or longer than the context allows.
         """
-        self._check([prompt], max_new_tokens)
-        reply = Reply(prompt_tokens=len(prompt))
-        return reply, self._lead(reply, list(prompt), sampling, max_new_tokens)
+        ticket = self.submit(prompt, sampling=sampling, max_new_tokens=max_new_tokens)
+        return ticket.reply, self._tokens(ticket)
 
     def generate(
         self, prompt: Sequence[int], *, sampling: Sampling = GREEDY, max_new_tokens: int
@@ -123,14 +154,14 @@ class Engine:
         batch_size: int = 8,
         ends: Callable[[int, int], bool] | None = None,
     ) -> Iterator[dict[int, Reply]]:
-        """Replies as they are done: place in `prompts` -> reply, a batch at a time. Rank 0 only.
+        """Replies as they are done: place in `prompts` -> reply. Rank 0 only.
 
         Args:
-            prompts: one list of ids each; those of similar length are decoded together, the
-                longest first, so that memory that does not suffice shows at once.
+            prompts: one list of ids each; the longest come first, so that memory that does not
+                suffice shows at once.
             sampling: every prompt is drawn with its own generator of the same seed.
             max_new_tokens: per reply.
-            batch_size: prompts decoded together.
+            batch_size: replies made at the same time; a new one begins when one is done.
             ends: called with a prompt's place and its next id, once for each id in turn; True
                 ends that reply ("stop_string"). For those who read the text.
 
@@ -138,7 +169,8 @@ class Engine:
             ConfigError: a prompt is empty, or longer than the context allows; before anything is
                 generated.
         """
-        self._check(prompts, max_new_tokens)
+        for prompt in prompts:
+            self.check(prompt, max_new_tokens)
         return self._batches(prompts, sampling, max_new_tokens, batch_size, ends)
 
     def _batches(
@@ -149,16 +181,29 @@ class Engine:
         batch_size: int,
         ends: Callable[[int, int], bool] | None,
     ) -> Iterator[dict[int, Reply]]:
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
-            rows = [list(prompts[index]) for index in chosen]
-            own = None if ends is None else (lambda row, token, at=chosen: ends(at[row], token))
-            self.ranks.request({"do": "batch", "prompts": rows, "limit": limit,
-                                "sampling": dataclasses.asdict(sampling),
-                                "watched": ends is not None})  # fmt: skip
-            replies = self._batch(rows, sampling, limit, ends is not None, own)
-            yield dict(zip(chosen, replies, strict=True))
+        waiting = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        places: dict[int, int] = {}  # of the tickets that run
+        try:
+            while waiting or places:
+                while waiting and len(places) < batch_size:
+                    place = waiting.pop()
+                    ticket = self.submit(prompts[place], sampling=sampling, max_new_tokens=limit)
+                    places[ticket.number] = place
+                done = {}
+                for ticket in self.advance():
+                    place, reply = places[ticket.number], ticket.reply
+                    if ends is not None and reply.stop != "stop" and ends(place, reply.ids[-1]):
+                        self.cancel(ticket)
+                        reply.stop = "stop_string"
+                    if reply.stop is not None:
+                        done[place] = reply
+                        del places[ticket.number]
+                if done:
+                    yield done
+        finally:
+            for ticket in list(self._tickets.values()):
+                if ticket.number in places:
+                    self.cancel(ticket)
 
     def likelihood(
         self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -198,8 +243,7 @@ class Engine:
 
     def forget(self) -> None:
         """Nothing of earlier prompts is reused by the next one; rank 0 only."""
-        self.ranks.request({"do": "forget"})
-        self._held.clear()
+        self._news.append({"forget": True})
 
     def close(self) -> None:
         """Let the other ranks leave `follow`; rank 0 only, last."""
@@ -211,185 +255,132 @@ class Engine:
             request = self.ranks.request()
             if request["do"] == "close":
                 return
-            self._obey(request)
+            if request["do"] == "step":
+                self._advance(request["news"])
+            elif request["do"] == "scores":
+                self._scores(request["rows"])
+            else:
+                raise AssertionError(f"unknown request {request['do']!r}")
 
-    def _obey(self, request: dict[str, Any]) -> None:
-        if request["do"] == "forget":
-            self._held.clear()
-        elif request["do"] == "scores":
-            self._scores(request["rows"])
-        elif request["do"] == "batch":
-            self._batch(
-                request["prompts"],
-                Sampling(**request["sampling"]),
-                request["limit"],
-                request["watched"],
-                None,
-            )
-        elif request["do"] == "reply":
-            steps = self._steps(request["prompt"], Sampling(**request["sampling"]))
-            while self.ranks.go_on():
-                next(steps)
-        else:
-            raise AssertionError(f"unknown request {request['do']!r}")
-
-    def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    def check(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        """Raise ConfigError where a prompt cannot be answered; rank 0 only."""
         assert self.ranks.is_leader, "rank 0 leads, the others follow"
         if max_new_tokens < 1:
             raise ConfigError(f"--max-new-tokens is {max_new_tokens}; expected 1 or more")
-        for prompt in prompts:
-            if not prompt:
-                raise ConfigError("the prompt is empty; expected at least one token")
-            if len(prompt) + max_new_tokens > self.context:
-                raise ConfigError(
-                    f"the prompt has {len(prompt)} tokens and --max-new-tokens is "
-                    f"{max_new_tokens}: together more than the context of {self.context}; "
-                    "shorten the prompt, lower --max-new-tokens, or raise --seq-length if the "
-                    "model allows it"
-                )
+        if not prompt:
+            raise ConfigError("the prompt is empty; expected at least one token")
+        if len(prompt) + max_new_tokens > self.context:
+            raise ConfigError(
+                f"the prompt has {len(prompt)} tokens and --max-new-tokens is "
+                f"{max_new_tokens}: together more than the context of {self.context}; "
+                "shorten the prompt, lower --max-new-tokens, or raise --seq-length if the "
+                "model allows it"
+            )
 
-    def _lead(
-        self, reply: Reply, prompt: list[int], sampling: Sampling, limit: int
-    ) -> Iterator[int]:
-        self.ranks.request(
-            {"do": "reply", "prompt": prompt, "sampling": dataclasses.asdict(sampling)}
-        )
-        # However this generator ends, the others are told: they wait for a yes before each step.
-        is_open = True
+    def _tokens(self, ticket: Ticket) -> Iterator[int]:
+        reply = ticket.reply
         try:
-            reply.cached_tokens = self._reusable(prompt)
-            steps = self._steps(prompt, sampling)
             while reply.stop is None:
-                self.ranks.go_on(True)
-                token, logprob = next(steps)
-                self._take(reply, token, logprob, limit)
-                if reply.stop == "stop":
-                    return
-                if reply.stop is not None:
-                    # The last id is handed out with the reply already over, so that whoever
-                    # does not ask for more than he needs still leaves it finished.
-                    is_open = self.ranks.go_on(False)
-                yield token
+                # The last id is handed out with the reply already over, so that whoever does not
+                # ask for more than he needs still leaves it finished.
+                if ticket in self.advance() and reply.stop != "stop":
+                    yield reply.ids[-1]
         finally:
-            if is_open:
-                self.ranks.go_on(False)
+            if reply.stop is None:
+                self.cancel(ticket)
 
-    def _reusable(self, prompt: Sequence[int]) -> int:
-        """Ids at the front of `prompt` that the cache holds; the last one is always run anew,
-        because its logits are needed."""
-        common = 0
-        for held, wanted in zip(self._held, prompt[:-1], strict=False):
-            if held != wanted:
-                break
-            common += 1
-        return common
+    @torch.inference_mode()
+    def _advance(self, news: list[dict[str, Any]]) -> list[Ticket]:
+        """One step; the same on every rank."""
+        for one in news:
+            self._learn(one)
+        shares = self.scheduler.shares()
+        if not shares:
+            return []
+        parts = [(share.ticket.held, share.ids) for share in shares]
+        logits = self.stages.step(parts, [share.wanted for share in shares])
+        took = [share.ticket for share in shares if share.wanted and not share.ticket.is_reading]
+        asked = [share for share in shares if share.wanted]
+        if asked:
+            self._tell_prompts(asked, logits)
+            lasts = torch.tensor([share.wanted for share in asked]).cumsum(0) - 1
+            rows = [int(at) for share, at in zip(asked, lasts, strict=True)
+                    if not share.ticket.is_reading]  # fmt: skip
+            self._choose(took, None if logits is None else logits[rows])
+        for ticket in took:
+            if ticket.reply.stop is not None:
+                self._end(ticket)
+        return took
 
-    def _steps(
-        self, prompt: Sequence[int], sampling: Sampling
-    ) -> Iterator[tuple[int, Logprob | None]]:
-        """Endless reply to `prompt`; the same on every rank."""
-        reused = self._reusable(prompt)
-        del self._held[reused:]
-        self._cache.sequence_len_offset = reused  # drops what is behind
-        sampler = Sampler(sampling, 1, [prompt])
-        fresh = list(prompt[reused:])
-        while True:
-            logits = self._feed(fresh)
-            (choice,) = self._choose(sampler, logits, [0], 1)
-            fresh = [choice[0]]
-            yield choice
+    def _learn(self, news: dict[str, Any]) -> None:
+        if "forget" in news:
+            self.scheduler.forget()
+        elif "leave" in news:
+            ticket = self._tickets.get(news["leave"])
+            if ticket is not None:
+                self._end(ticket)
+        else:
+            ticket = self._tickets.get(news["join"])
+            if ticket is None:  # a rank that follows
+                ticket = Ticket(news["join"], news["prompt"], Sampling(**news["sampling"]),
+                                news["limit"], echo=news["echo"])  # fmt: skip
+                self._tickets[ticket.number] = ticket
+            self.scheduler.join(ticket)
 
-    def _feed(self, ids: list[int]) -> torch.Tensor | None:
-        logits = None
-        for first in range(0, len(ids), _PREFILL_CHUNK):
-            chunk = ids[first : first + _PREFILL_CHUNK]
-            logits = self.stages.forward(torch.tensor([chunk]), self._cache)
-            self._held += chunk
-        return logits
+    def _end(self, ticket: Ticket) -> None:
+        del self._tickets[ticket.number]
+        self.scheduler.leave(ticket)
 
-    def _choose(
-        self, sampler: Sampler, logits: torch.Tensor | None, due: Sequence[int], rows: int
-    ) -> list[tuple[int, Logprob | None]]:
-        """Next id of each of `rows`, 0 for those that are not due, with its log-probability where
-        it is asked for; chosen where the logits are complete and the same everywhere."""
-        count = sampler.sampling.logprobs
-        tokens = [0] * rows
-        numbers = [0.0] * (0 if count is None else len(due) * (1 + 2 * count))
+    def _choose(self, tickets: Sequence[Ticket], logits: torch.Tensor | None) -> None:
+        """Next id of each ticket, with its log-probability where it is asked for; chosen where the
+        logits, [tickets, vocabulary], are complete, and the same everywhere."""
+        tokens = [0] * len(tickets)
         if self.ranks.is_source:
             assert logits is not None
-            last = logits[:, -1]
-            tokens = sampler(last, rows=due).tolist()
-            if count is not None:
-                told = [logprobs_of(last[row], tokens[row], count) for row in due]
-                numbers = [x for one in told for x in (one.chosen, *sum(one.top, ()))]
-        tokens = self.ranks.share(tokens, src=self.ranks.source)
-        if count is None:
-            return [(token, None) for token in tokens]
+            best = logits.argmax(-1).tolist()
+            for at, ticket in enumerate(tickets):
+                plain = ticket.sampling.is_greedy and ticket.sampling.repetition_penalty == 1
+                tokens[at] = best[at] if plain else int(ticket.sampler(logits[at : at + 1]))
+        tokens = self.ranks.share(tokens, src=self.ranks.source) if tickets else []
+        asked = [(at, ticket.sampling.logprobs) for at, ticket in enumerate(tickets)
+                 if ticket.sampling.logprobs is not None]  # fmt: skip
+        told = self._told([(at, tokens[at], count) for at, count in asked], logits)
+        of = dict(zip((at for at, _ in asked), told, strict=True))
+        for at, ticket in enumerate(tickets):
+            ticket.take(tokens[at], of.get(at), self.stop_ids)
+
+    def _tell_prompts(self, shares: Sequence[Share], logits: torch.Tensor | None) -> None:
+        """Log-probabilities of the prompt's ids for those who want them."""
+        first = 0
+        for share in shares:
+            ticket, held = share.ticket, share.ticket.held
+            if ticket.echo and held is not None and held.length <= len(ticket.prompt):
+                start = held.length - len(share.ids)
+                after = ticket.prompt[start + 1 : held.length + 1]
+                count = ticket.sampling.logprobs or 0
+                rows = [(first + at, token, count) for at, token in enumerate(after)]
+                ticket.reply.prompt_logprobs += self._told(rows, logits)
+            first += share.wanted
+
+    def _told(
+        self, rows: Sequence[tuple[int, int, int]], logits: torch.Tensor | None
+    ) -> list[Logprob]:
+        """What the model itself gives: for each (row of logits, id, number of alternatives)."""
+        numbers = [0.0] * sum(1 + 2 * count for _, _, count in rows)
+        if not rows:
+            return []
+        if self.ranks.is_source:
+            assert logits is not None
+            found = [logprobs_of(logits[row], token, count) for row, token, count in rows]
+            numbers = [x for one in found for x in (one.chosen, *sum(one.top, ()))]
         numbers = self.ranks.share(numbers, src=self.ranks.source, dtype=torch.float64)
-        found: list[tuple[int, Logprob | None]] = [(token, None) for token in tokens]
-        for at, row in enumerate(due):
-            chosen, *rest = numbers[at * (1 + 2 * count) : (at + 1) * (1 + 2 * count)]
+        told, at = [], 0
+        for _, _, count in rows:
+            chosen, *rest = numbers[at : at + 1 + 2 * count]
             top = [(int(rest[i]), rest[i + 1]) for i in range(0, len(rest), 2)]
-            found[row] = (tokens[row], Logprob(chosen, top))
-        return found
-
-    def _batch(
-        self,
-        prompts: list[list[int]],
-        sampling: Sampling,
-        limit: int,
-        watched: bool,
-        ends: Callable[[int, int], bool] | None,
-    ) -> list[Reply]:
-        """Prompts that all begin in column 0. Past the shortest one, a row whose prompt goes on
-        takes its own next id instead of a drawn one: no padding, no positions of its own."""
-        rows, lengths = len(prompts), [len(prompt) for prompt in prompts]
-        cache = self.stages.cache(rows, max(lengths) + limit)
-        sampler = Sampler(sampling, rows, prompts)
-        replies = [Reply(prompt_tokens=length) for length in lengths]
-        column = min(lengths)
-        fresh = [prompt[:column] for prompt in prompts]
-        while True:
-            logits = None
-            for first in range(0, len(fresh[0]), _PREFILL_CHUNK):
-                chunk = [row[first : first + _PREFILL_CHUNK] for row in fresh]
-                logits = self.stages.forward(torch.tensor(chunk), cache)
-            due = [
-                row for row in range(rows) if lengths[row] <= column and replies[row].stop is None
-            ]
-            drawn = self._choose(sampler, logits, due, rows) if due else [(0, None)] * rows
-            for row in due:
-                self._take(replies[row], *drawn[row], limit)
-            if watched:
-                self._end(replies, due, ends)
-            if all(reply.stop for reply in replies):
-                return replies
-            fresh = [
-                [prompts[row][column] if column < lengths[row] else drawn[row][0]]
-                for row in range(rows)
-            ]
-            column += 1
-
-    def _take(self, reply: Reply, token: int, logprob: Logprob | None, limit: int) -> None:
-        if token in self.stop_ids:
-            reply.stop = "stop"
-            return
-        reply.ids.append(token)
-        if logprob is not None:
-            reply.logprobs.append(logprob)
-        if len(reply.ids) == limit:
-            reply.stop = "length"
-
-    def _end(
-        self, replies: list[Reply], due: list[int], ends: Callable[[int, int], bool] | None
-    ) -> None:
-        """End the replies that the leader's `ends` says are over."""
-        took = [row for row in due if replies[row].stop != "stop"]
-        over = [0] * len(took) if ends is None else [ends(r, replies[r].ids[-1]) for r in took]
-        if took:
-            for row, flag in zip(took, self.ranks.share(over, src=0), strict=True):
-                if flag:
-                    replies[row].stop = "stop_string"
+            told.append(Logprob(chosen, top))
+            at += 1 + 2 * count
+        return told
 
     def _scores(self, rows: Sequence[Sequence[list[int]]]) -> list[list[tuple[float, int]]]:
         """Rows filled up behind, where no position before can see it."""

@@ -119,9 +119,15 @@ def _context(settings: LoadSettings, model: ModelConfig) -> int:
 
 
 def start_engine(
-    settings: LoadSettings, parts: Parts, parallel: ParallelConfig, device: torch.device
+    settings: LoadSettings,
+    parts: Parts,
+    parallel: ParallelConfig,
+    device: torch.device,
+    **options: int | None,
 ) -> Engine:
     """Build the model, load its weights; the process group exists and megatron-core is patched.
+
+    `options` are the engine's: budget, rows, chunk.
 
     Raises:
         ConfigError: the number of processes is not that of one replica of the model.
@@ -159,7 +165,7 @@ def start_engine(
     # Ranks are numbered by stage last, so the last stage begins here. Where experts lie on more
     # ranks than TP has, all of them work on the same tokens.
     source = world - world // pp
-    return Engine(Stages(model, device), Ranks(source), stop_ids=stops, context=parts.context)
+    return Engine(Stages(model, device, parts.context), Ranks(source), stop_ids=stops, **options)
 
 
 def _said(parallel: ParallelConfig) -> str:

@@ -55,10 +55,6 @@ class Ranks:
         dist.broadcast(body, src=0, group=self._group)
         return json.loads(bytes(body.tolist()))
 
-    def go_on(self, wanted: bool = False) -> bool:
-        """Whether the leader wants another step; the others' argument does not count."""
-        return bool(self.share([int(wanted)], src=0, dtype=torch.int64)[0])
-
     def share(
         self, values: Sequence[float], *, src: int, dtype: torch.dtype = torch.int64
     ) -> list[Any]:

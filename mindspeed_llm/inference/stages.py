@@ -1,77 +1,97 @@
-"""Owns one forward pass of a model whose layers may lie on several pipeline stages; knows nothing
-of prompts or sampling."""
+"""Owns forward passes of a model whose layers may lie on several pipeline stages; knows nothing of
+prompts or sampling."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt import GPTModel
 
-from mindspeed_llm.inference.decode import Step, single_step
+from mindspeed_llm.inference.decode import Step
+from mindspeed_llm.inference.memory import KeyValues
 
 
 class Stages:
     """This rank's part of the model, with what is needed to pass hidden states on.
 
     Args:
-        model: in evaluation mode, on `device`.
+        model: in evaluation mode, on `device`, with its weights loaded and adapters merged.
         device: where token ids go.
+        context: longest sequence in tokens.
     """
 
-    def __init__(self, model: GPTModel, device: torch.device) -> None:
+    def __init__(self, model: GPTModel, device: torch.device, context: int) -> None:
         assert not model.training, "a model that is trained draws dropout; call eval()"
-        self.model, self.device = model, device
+        self.model, self.device, self.context = model, device, context
         config = model.config
         assert not config.sequence_parallel, "decoding one token cannot be split over its sequence"
         self.hidden_size: int = config.hidden_size
         self.dtype: torch.dtype = config.params_dtype
         self.is_first: bool = parallel_state.is_pipeline_first_stage()
         self.is_last: bool = parallel_state.is_pipeline_last_stage()
-        self._step: Step | None = None
-        self._has_step = False
+        self._step = Step(model, context)
+        self._shape = self._step.shape(device)
 
-    def _single(self) -> Step | None:
-        """The step for one token; made late, when the weights are there."""
-        if not self._has_step:
-            self._step, self._has_step = single_step(self.model, self.device), True
-        return self._step
-
-    def cache(self, rows: int, length: int) -> StaticInferenceContext:
-        """Empty KV cache for `rows` sequences of at most `length` tokens."""
-        return StaticInferenceContext(rows, length)
+    def memory(self) -> KeyValues:
+        """Empty memory for one sequence."""
+        return KeyValues(self._shape)
 
     @torch.inference_mode()
-    def forward(
-        self, ids: torch.Tensor, cache: StaticInferenceContext | None = None
+    def step(
+        self, parts: Sequence[tuple[KeyValues, Sequence[int]]], wanted: Sequence[int]
     ) -> torch.Tensor | None:
-        """Logits of `ids`, int64 [rows, s].
+        """New tokens of several sequences, on top of what each one's memory holds.
 
-        With a cache the ids follow what it holds, its offset moves on, and the logits are those of
-        the last position, [rows, 1, vocabulary]; without one they are of all positions. None on
-        every pipeline stage but the last.
+        Args:
+            parts: memory and new ids of each sequence; none is empty.
+            wanted: of how many of its last tokens each one's logits are wanted.
+
+        Returns:
+            [sum(wanted), vocabulary]; None on every pipeline stage but the last, and where none
+            are wanted.
         """
+        ids = torch.tensor([token for _, own in parts for token in own], device=self.device)
+        x = self._step(ids, [(held, len(own)) for held, own in parts], self._received(len(ids), 1))
+        if not self.is_last:
+            self._send(x[:, None])
+            return None
+        chosen: list[int] = []
+        end = 0
+        for (_, own), count in zip(parts, wanted, strict=True):
+            end += len(own)
+            chosen += range(end - count, end)
+        if not chosen:
+            return None
+        if len(chosen) < len(x):
+            x = x[torch.tensor(chosen, device=self.device)]
+        return self._step.logits(x)
+
+    @torch.inference_mode()
+    def forward(self, ids: torch.Tensor) -> torch.Tensor | None:
+        """Logits of every position of `ids`, int64 [rows, s], by megatron-core's modules; None on
+        every pipeline stage but the last."""
         rows, length = ids.shape
-        if length == 1 and cache is not None and (step := self._single()) is not None:
-            logits = step(ids.to(self.device), cache)
-            cache.sequence_len_offset += 1
-            return logits
-        start = 0 if cache is None else cache.sequence_len_offset
         ids = ids.to(self.device)
-        positions = torch.arange(start, start + length, device=self.device).expand(rows, -1)
-        if not self.is_first:
-            hidden = torch.empty(
-                length, rows, self.hidden_size, dtype=self.dtype, device=self.device
-            )
-            dist.recv(hidden, src=parallel_state.get_pipeline_model_parallel_prev_rank())
-            self.model.set_input_tensor(hidden)
-        output = self.model(
-            ids, positions, None, inference_context=cache, runtime_gather_output=True
-        )
-        if cache is not None:
-            cache.sequence_len_offset += length
+        positions = torch.arange(length, device=self.device).expand(rows, -1)
+        hidden = self._received(length, rows)
+        if hidden is not None:
+            self.model.set_input_tensor(hidden.view(length, rows, -1))
+        output = self.model(ids, positions, None, runtime_gather_output=True)
         if self.is_last:
             return output
-        dist.send(output.contiguous(), dst=parallel_state.get_pipeline_model_parallel_next_rank())
+        self._send(output)
         return None
+
+    def _received(self, length: int, rows: int) -> torch.Tensor | None:
+        """Hidden states of the stage before, [length * rows, h]; None on the first."""
+        if self.is_first:
+            return None
+        hidden = torch.empty(length * rows, self.hidden_size, dtype=self.dtype, device=self.device)
+        dist.recv(hidden, src=parallel_state.get_pipeline_model_parallel_prev_rank())
+        return hidden
+
+    def _send(self, output: torch.Tensor) -> None:
+        dist.send(output.contiguous(), dst=parallel_state.get_pipeline_model_parallel_next_rank())

@@ -22,15 +22,15 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
 
     from mindspeed_llm.checkpoint.state import load_weights
     from mindspeed_llm.config.parallel import ParallelConfig
+    from mindspeed_llm.inference import memory
     from mindspeed_llm.inference.engine import Engine
     from mindspeed_llm.inference.ranks import Ranks
     from mindspeed_llm.inference.sampling import Sampling
     from mindspeed_llm.inference.stages import Stages
-    from mindspeed_llm.models import layers
     from mindspeed_llm.models.build import build_model
     from mindspeed_llm.models.registry import read_model
 
-    layers.CACHE_BLOCK = 16  # so that these short conversations make the cache grow
+    memory.BLOCK = 16  # so that these short conversations make the cache grow
     parallel_state.initialize_model_parallel(tp, pp)
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     layout = ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
@@ -39,12 +39,12 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
         config = read_model(Path(directory))
         model = build_model(config, layout, dtype=torch.float32, perform_initialization=False)
         load_weights(Path(directory), [model])
-        stages = Stages(model.eval(), torch.device("cpu"))
+        stages = Stages(model.eval(), torch.device("cpu"), 120)
         ranks = Ranks(tp * pp - tp)
-        engine = Engine(stages, ranks, stop_ids=(), context=120)
+        engine = Engine(stages, ranks, stop_ids=(), chunk=9)
         if not ranks.is_leader:
             engine.follow()
-            answers[name] = {"held": engine._held}
+            answers[name] = {"held": engine.scheduler.last}
             continue
         single = [engine.generate(p, max_new_tokens=limit) for p in prompts]
         batch = engine.generate_batch(prompts, max_new_tokens=limit, batch_size=2)
@@ -89,6 +89,6 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
             "logprobs": logprobs, "logprobs in a batch": in_batch, "penalized": penalized,
             "ended": [ended[row].ids for row in range(len(prompts))],
             "stops": [ended[row].stop for row in range(len(prompts))],
-            "scores": scores, "held": engine._held,
+            "scores": scores, "held": engine.scheduler.last,
         }  # fmt: skip
     return answers

@@ -21,23 +21,28 @@ def _passes(directory: str) -> dict:
     model = build_model(read_model(Path(directory)), ParallelConfig(), dtype=torch.float32)
     load_weights(Path(directory), [model])
     try:
-        Stages(model, torch.device("cpu"))
+        Stages(model, torch.device("cpu"), 16)
         refused = False
     except AssertionError:
         refused = True
-    stages = Stages(model.eval(), torch.device("cpu"))
+    stages = Stages(model.eval(), torch.device("cpu"), 16)
     ids = torch.arange(20).reshape(2, 10) + 5
     whole = stages.forward(ids)
-    cache = stages.cache(2, 16)
-    steps = [stages.forward(ids[:, a:b], cache)[:, 0] for a, b in ((0, 4), (4, 5), (5, 10))]
-    end = cache.sequence_len_offset
-    cache.sequence_len_offset = 4
-    again = stages.forward(ids[:, 4:10], cache)[:, 0]
-    wanted = [whole[:, 3], whole[:, 4], whole[:, 9]]
+    held, row = stages.memory(), ids[1].tolist()
+    steps = [stages.step([(held, row[a:b])], [b - a]) for a, b in ((0, 4), (4, 5), (5, 10))]
+    end = held.length
+    held.crop(4)
+    again = stages.step([(held, row[4:10])], [1])
+    nothing = stages.step([(held, row[:1])], [0])
+    try:
+        stages.step([(held, row[:6])], [1])
+        full = ""
+    except ValueError as err:
+        full = str(err)
     return {
         "refused": refused, "shape": list(whole.shape), "end": end,
-        "cached": max(float((a - b).abs().max()) for a, b in zip(steps, wanted, strict=True)),
-        "moved back": float((again - whole[:, 9]).abs().max()),
+        "cached": float((torch.cat(steps) - whole[1]).abs().max()), "nothing": nothing is None,
+        "moved back": float((again[0] - whole[1, 9]).abs().max()), "full": full,
     }  # fmt: skip
 
 
@@ -45,4 +50,5 @@ def test_cached_passes_equal_the_whole(tiny_chat_dir: Path, run_ranks: Callable)
     (found,) = run_ranks(1, _passes, str(tiny_chat_dir))
     assert found["refused"], "a model in training mode was accepted"
     assert found["shape"] == [2, 10, 480] and found["end"] == 10
+    assert found["nothing"] and found["full"] == "17 positions do not fit a KV cache of 16"
     assert found["cached"] < 1e-4 and found["moved back"] < 1e-4
