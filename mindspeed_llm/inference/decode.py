@@ -109,7 +109,7 @@ class Step:
         def of_heads(module: torch.nn.Module | None) -> _Norm | None:
             return _norm(module) if isinstance(module, RMSNorm) else None
 
-        experts = mlp if own.experts is not None else None
+        sparse = not hasattr(mlp, "linear_fc1")
         none = (layer.pre_mlp_layernorm.weight, None)  # experts have their own weights
         return _Layer(
             norm=_norm(layer.input_layernorm),
@@ -122,10 +122,10 @@ class Step:
             out=weights(attention_.linear_proj),
             out_norm=behind(attention_.linear_proj),
             mlp_norm=_norm(layer.pre_mlp_layernorm),
-            gate_up=none if experts else weights(mlp.linear_fc1),
-            down=none if experts else weights(mlp.linear_fc2),
-            down_norm=None if experts else behind(mlp.linear_fc2),
-            experts=experts,
+            gate_up=none if sparse else weights(mlp.linear_fc1),
+            down=none if sparse else weights(mlp.linear_fc2),
+            down_norm=None if sparse else behind(mlp.linear_fc2),
+            experts=mlp if sparse else None,
         )
 
     def __call__(
