@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-FAMILIES = ("qwen3_moe", "mixtral", "llama", "gemma", "mistral", "qwen2", "qwen3", "gemma2", "gemma3",
-            "phi3")  # fmt: skip
+FAMILIES = ("qwen3_moe", "mixtral", "llama", "gemma", "mistral", "qwen2", "qwen3", "gemma2",
+            "gemma3", "phi3")  # fmt: skip
 
 
 def _steps(models: dict) -> dict:
