@@ -17,6 +17,7 @@ CHAT = ["prompt-toolkit>=3.0.36"]
 PSUTIL = "psutil"
 # The oracle for LoRA: its gradients, and that it opens what is exported. Both are under a megabyte.
 PEFT = ["peft>=0.15", "accelerate"]
+SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]
 TESTS = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.8", PSUTIL]
 
 setup(
@@ -28,7 +29,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mindspeed_llm", "mindspeed_llm.*"]),
-    package_data={"mindspeed_llm": ["py.typed"]},
+    package_data={"mindspeed_llm": ["py.typed", "inference/page/*"]},
     install_requires=[
         "torch>=2.6",
         "megatron-core>=0.12.3,<0.17",
@@ -46,8 +47,8 @@ setup(
         "chat": CHAT,
         "npu": ["torch_npu"],
         "cuda": [],
-        "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
-        "dev": [*PLOT, *GGUF, *CHAT, *PEFT, *TESTS],
+        "serve": SERVE,
+        "dev": [*PLOT, *GGUF, *CHAT, *SERVE, *PEFT, *TESTS, "openai>=1.40"],
     },
     entry_points={"console_scripts": ["mindspeed-llm = mindspeed_llm.cli.main:main"]},
 )

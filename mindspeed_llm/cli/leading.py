@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -30,21 +30,22 @@ def lead(
     parallel: ParallelConfig,
     architecture: ArchitectureFlags,
     work: Callable[[Parts, Engine], None],
+    options: Callable[[Parts], Mapping[str, int | None]] | None = None,
 ) -> int:
     """Load the model on all ranks and do `work` on rank 0; returns the exit code.
+
+    `options` gives the engine's, where they are not the usual ones.
 
     However `work` ends, the other ranks are let go.
     """
     # Late, in this order: wrong flags answer at once, and megatron-core is patched for the chosen
     # device before anything imports it.
     from mindspeed_llm.device.detect import detect
-    from mindspeed_llm.kernels import dispatch
     from mindspeed_llm.patches import engine as patches
 
     device = detect(runtime.device)
     runtime.check_backend(device.kind, device.backend)
     patches.apply(device)
-    dispatch.require_fused(runtime.require_fused)
 
     from megatron.core import parallel_state
 
@@ -58,7 +59,8 @@ def lead(
     if parts is None:
         parts = read_parts(load, parallel, architecture)
     log.get_logger(__name__).info("device: %s (%s)", device.kind, device.reason)
-    engine = start_engine(load, parts, parallel, device.torch_device(local_rank()))
+    own = {} if options is None else options(parts)
+    engine = start_engine(load, parts, parallel, device.torch_device(local_rank()), **own)
     try:
         if first:
             _work(parts, engine, work)

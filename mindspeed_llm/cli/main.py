@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "supervised fine-tuning"),
     "chat": ("inference", "talk to a model in the terminal"),
     "generate": ("inference", "answer prompts in a batch"),
+    "serve": ("serve", "answer OpenAI's requests, and a page to talk, over HTTP"),
     "evaluate": ("evaluate", "multi-turn recall and loss"),
     "dialogues": ("dialogues", "write memory dialogues for training and evaluation"),
     "plan": ("plan", "memory of a training run at each layout, and which layout to take"),

@@ -87,6 +87,15 @@ class TextStream:
         )
         return max(whole, default=0)
 
+    def out(self) -> int:
+        """How many ids have their text handed out to its last character."""
+        length = self._length - len(self._held)
+        for place in range(len(self._ends), 0, -1):
+            end = self._ends[place - 1]
+            if end is not None and end <= length:
+                return place
+        return 0
+
     def _certain(self, fresh: str) -> str:
         """What of the held text and `fresh` can be handed out; the rest is held."""
         self._length += len(fresh)

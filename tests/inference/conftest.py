@@ -2,6 +2,7 @@
 
 import functools
 import io
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from mindspeed_llm.data.dialogue import Dialogue
 from mindspeed_llm.data.render import Renderer
 from mindspeed_llm.data.templates import find_template
 from mindspeed_llm.data.tokenizer import load_tokenizer
+from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.inference.chat import Chat
 from mindspeed_llm.inference.engine import Reply
 from mindspeed_llm.inference.manner import Manner
-from mindspeed_llm.inference.sampling import GREEDY, Sampling
+from mindspeed_llm.inference.reply import Ticket
+from mindspeed_llm.inference.sampling import GREEDY, Logprob, Sampling
+from mindspeed_llm.inference.scheduler import Scheduler
 from mindspeed_llm.inference.transcript import JsonLines, Plain
 
 
@@ -49,6 +53,55 @@ class Scripted:
             reply.stop = "stop"
         finally:
             self.closed += 1
+
+
+class Letters:
+    """An engine that says a, b, c, ... to every prompt, one letter a step."""
+
+    def __init__(self) -> None:
+        self.context, self.vocabulary = 64, 480
+        self.scheduler = Scheduler(lambda: None, budget=640)
+        self.tickets: list[Ticket] = []
+        self.cancelled: list[int] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.number = 0
+        self.failure: Exception | None = None
+        self.ids = list(range(97, 123))
+
+    def check(self, prompt: list[int], max_new_tokens: int) -> None:
+        if not prompt:
+            raise ConfigError("the prompt is empty")
+
+    def submit(self, prompt: list[int], **how: object) -> Ticket:
+        self.check(prompt, how["max_new_tokens"])
+        self.number += 1
+        ticket = Ticket(self.number, prompt, how["sampling"], how["max_new_tokens"],
+                        echo=how["echo"])  # fmt: skip
+        self.tickets.append(ticket)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        self.cancelled.append(ticket.number)
+        self.tickets.remove(ticket)
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.tickets)
+
+    def advance(self) -> list[Ticket]:
+        assert self.may_go_on.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        took = list(self.tickets)
+        for ticket in took:
+            told = (
+                None if ticket.sampling.logprobs is None else Logprob(-0.5, [(self.ids[0], -0.5)])
+            )
+            ticket.take(self.ids[len(ticket.reply.ids) % len(self.ids)], told, frozenset())
+            if ticket.reply.stop:
+                self.tickets.remove(ticket)
+        return took
 
 
 class Talk:
@@ -96,6 +149,11 @@ def renderer(tiny_tokenizer_dir: Path) -> Renderer:
 @pytest.fixture
 def scripted_engine() -> type[Scripted]:
     return Scripted
+
+
+@pytest.fixture
+def letters() -> type[Letters]:
+    return Letters
 
 
 @pytest.fixture
