@@ -110,21 +110,30 @@ def url(tiny_chat_dir: Path) -> Iterator[str]:
     process.communicate(timeout=60)
 
 
-@pytest.fixture
-def page(url: str) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def browser(url: str) -> Iterator[Page]:
     driver = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
-    for line in driver.stdout:
-        if found := re.search(r"on port (\d+)", line):
-            port = found[1]
-            if port != "0":
-                break
+    port = "0"
+    while port == "0":
+        line = driver.stdout.readline()
+        assert line, "ChromeDriver ends"
+        found = re.search(r"on port (\d+)", line)
+        port = found[1] if found else "0"
     opened = Page(f"http://127.0.0.1:{port}", url)
     yield opened
-    problems = [entry for entry in opened.do("POST", "/se/log", {"type": "browser"})
-                if entry["level"] == "SEVERE"]  # fmt: skip
     opened.do("DELETE", "")
     driver.terminate()
     driver.wait(30)
+
+
+@pytest.fixture
+def page(browser: Page) -> Iterator[Page]:
+    browser.js("localStorage.clear()")
+    browser.do("POST", "/url", {"url": browser.url})
+    browser.wait("document.getElementById('model').textContent")
+    yield browser
+    problems = [entry for entry in browser.do("POST", "/se/log", {"type": "browser"})
+                if entry["level"] == "SEVERE"]  # fmt: skip
     assert problems == [], "the policy or a script complained"
 
 
