@@ -89,6 +89,24 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so(
     assert all(len(prompt) <= room for prompt in talk.engine.prompts)
 
 
+def test_two_hundred_turns_past_the_context(renderer: Renderer, talking: Callable) -> None:
+    """Every prompt fits, the system text stays, most turns go on from the one before, and what is
+    left out is told each time."""
+    lines = ["/system be kind", *(f"turn {number} " + "rose " * (number % 9 + 1)
+                                  for number in range(200))]  # fmt: skip
+    talk = talking(lines, ["yes"] * 200, context=220, max_new_tokens=20, history_turns=1000)
+    shown = talk.run()
+    prompts = talk.engine.prompts
+    assert len(prompts) == 200 and all(len(prompt) <= 200 for prompt in prompts)
+    texts = [renderer.tokenizer.decode(prompt) for prompt in prompts]
+    assert all("be kind" in text and f"turn {number} " in text
+               for number, text in enumerate(texts))  # fmt: skip
+    goes_on = sum(after[: len(before)] == before
+                  for before, after in zip(prompts, prompts[1:], strict=False))  # fmt: skip
+    notices = shown.count("left out: the conversation is longer")
+    assert goes_on + notices == 199 and notices < 100
+
+
 def test_a_turn_that_never_fits_is_refused_and_the_talk_goes_on(
     renderer: Renderer, talking: Callable
 ) -> None:
