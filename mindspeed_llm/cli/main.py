@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dialogues": ("dialogues", "write memory dialogues for training and evaluation"),
     "plan": ("plan", "memory of a training run at each layout, and which layout to take"),
     "doctor": ("doctor", "what is installed, from which file, and what will run"),
+    "selfcheck": ("selfcheck", "every kernel of this machine against plain torch on the CPU"),
     "patches": ("patches", "what is patched here, why, and until when"),
     "launch": ("launch", "torchrun whose failures read as one line"),
     "unpack-gguf": ("unpack_gguf", "GGUF file -> Hugging Face directory"),

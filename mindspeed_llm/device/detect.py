@@ -27,6 +27,12 @@ class Device:
         """Collective backend of torch.distributed: hccl, nccl or gloo."""
         return _BACKENDS[self.kind]
 
+    @property
+    def process_groups(self) -> str:
+        """What torch.distributed's groups are made of: on an NPU gloo besides, since HCCL carries
+        no tensors of the CPU (objects, metadata of checkpoints)."""
+        return "cpu:gloo,npu:hccl" if self.kind == "npu" else self.backend
+
     def torch_device(self, local_rank: int = 0) -> torch.device:
         """Device of tensors for the process with this rank on its machine."""
         return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, local_rank)

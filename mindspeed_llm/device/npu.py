@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 
 from mindspeed_llm.errors import DeviceError
 
@@ -24,6 +25,16 @@ def why_not() -> str | None:
     except (ImportError, OSError, RuntimeError) as error:  # a CANN that is missing or does not fit
         return f"torch_npu cannot be imported: {error}"
     return None if torch_npu.npu.is_available() else "torch_npu finds no NPU"
+
+
+def versions() -> dict[str, str]:
+    """Version of torch_npu, name of the NPU, CANN's directory; an NPU must be there."""
+    torch_npu = importlib.import_module("torch_npu")
+    return {
+        "torch_npu": str(torch_npu.__version__),
+        "npu": str(torch_npu.npu.get_device_name(0)),
+        "ascend_home_path": os.environ.get("ASCEND_HOME_PATH", ""),
+    }
 
 
 def transfer_from_cuda() -> None:

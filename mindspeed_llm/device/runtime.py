@@ -43,10 +43,12 @@ def init_distributed(device: Device, timeout_minutes: float = 30.0) -> None:
         getattr(torch, device.kind).set_device(device.torch_device(local_rank()))
     timeout = datetime.timedelta(minutes=timeout_minutes)
     if present:
-        dist.init_process_group(device.backend, timeout=timeout)
+        dist.init_process_group(device.process_groups, timeout=timeout)
     else:
         store = dist.HashStore()
-        dist.init_process_group(device.backend, store=store, rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(
+            device.process_groups, store=store, rank=0, world_size=1, timeout=timeout
+        )
 
 
 def shutdown_distributed() -> None:

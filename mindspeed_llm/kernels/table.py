@@ -222,6 +222,8 @@ def candidates(op: str, device: str) -> tuple[Candidate, ...]:
     """The candidates of `op` on `device`, best first; the last does everything."""
     row = _ROWS[op]
     own = row.get(device, ())
+    if own and not own[-1].fused:
+        return own  # the plain one would compute something else there
     return own + tuple(one for one in row["plain"] if one not in own)
 
 

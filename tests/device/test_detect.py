@@ -57,3 +57,9 @@ def test_backends_and_devices():
     assert [Device(kind, "").backend for kind in ("npu", "cuda", "cpu")] == ["hccl", "nccl", "gloo"]
     assert Device("cpu", "").torch_device(3) == torch.device("cpu")
     assert Device("cuda", "").torch_device(3) == torch.device("cuda", 3)
+
+
+def test_an_npus_groups_carry_the_cpus_tensors_too():
+    assert Device("npu", "").process_groups == "cpu:gloo,npu:hccl"
+    assert Device("cuda", "").process_groups == "nccl"
+    assert Device("cpu", "").process_groups == "gloo"

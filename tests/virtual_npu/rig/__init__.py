@@ -1,0 +1,1 @@
+"""The virtual Ascend device; README.md beside this package describes it."""
