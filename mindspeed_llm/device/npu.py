@@ -6,6 +6,9 @@ import functools
 import importlib
 import importlib.util
 import os
+from typing import Any
+
+import torch
 
 from mindspeed_llm.errors import DeviceError
 
@@ -51,3 +54,10 @@ def transfer_from_cuda() -> None:
             "install the torch_npu of this torch version and source CANN's set_env.sh, "
             "or set DEVICE=cpu"
         ) from error
+    # torch_npu answers None, and torch.distributed's broadcast and megatron compare its first part
+    # with CUDA's generations. (0, 0) is older than each of them.
+    torch.cuda.get_device_capability = _no_capability
+
+
+def _no_capability(_device: Any = None) -> tuple[int, int]:
+    return (0, 0)

@@ -1,11 +1,15 @@
 """Every NPU kernel through the wheel's dispatch and autograd, on operators that refuse what the
 vendor's documents forbid; and the rules themselves."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 from rig.contracts.rules import ContractError
 
+from mindspeed_llm.cli import selfcheck
+from mindspeed_llm.cli.kernels import rows
 from mindspeed_llm.errors import KernelError
 from mindspeed_llm.kernels import attention as plain
 from mindspeed_llm.kernels import dispatch, npu, parity
@@ -181,3 +185,20 @@ def on_npu(*shape, dtype=FP32):
 def test_the_rig_refuses_what_the_documents_forbid(words, broken):
     with pytest.raises(ContractError, match=words):
         broken()
+
+
+def test_selfcheck_is_one_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(parity, "CHECKS", parity.CHECKS[:3])
+    report = tmp_path / "report.json"
+    assert selfcheck.main(["--device", "npu", "--report", str(report)]) == 0
+    written = json.loads(report.read_text(encoding="utf-8"))
+    assert written["device"] == "npu" and written["machine"]["torch_npu"].startswith("2.13.0")
+    assert "npu_rotary_mul" in capsys.readouterr().out
+
+
+def test_doctor_and_patches_show_the_fused_operators():
+    found = {row["op"]: row for row in rows("npu")}
+    assert found["RMSNorm 1 + w"]["kernel"] == "npu_rms_norm"
+    assert found["decode attention bf16"]["kernel"] == "npu_fused_infer_attention_score"
+    assert found["decode attention fp32"]["kernel"] == "npu_fusion_attention"
+    assert "flash_attn_npu is not installed" in found["attention, soft cap bf16"]["why"]
