@@ -46,6 +46,8 @@ def install():
         space, name = full.split("::")
         if space not in names or name in _KEPT[space] or name.split(".")[0] in _KEPT["npu"]:
             continue
+        if _is_view(space, name):
+            continue
         on_npu = torch._C._dispatch_has_kernel_for_dispatch_key(full, "PrivateUse1")
         if on_npu and torch._C._dispatch_has_computed_kernel_for_dispatch_key(full, "CPU"):
             names[space].append(name)
@@ -55,6 +57,17 @@ def install():
     aten.impl("gelu", _gelu, "PrivateUse1", allow_override=True)
     aten.impl("gelu_backward", _gelu_backward, "PrivateUse1", allow_override=True)
     return names
+
+
+def _is_view(space, full):
+    """Whether a result shares its input's memory: the wheel's own kernel keeps it so."""
+    name, _, overload = full.partition(".")
+    packet = getattr(getattr(torch.ops, space), name, None)
+    found = getattr(packet, overload or "default", None)
+    if found is None or name == "contiguous":
+        return False
+    aliases = [result.alias_info for result in found._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _extension():
