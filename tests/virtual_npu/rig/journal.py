@@ -60,6 +60,8 @@ def _place():
 
 
 def _leave(prefix):
+    if not entries:  # torchrun's own process stands beside its rank 0
+        return
     with open(f"{prefix}.{os.environ.get('RANK', '0')}.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in entries)
 
