@@ -118,7 +118,7 @@ def show_training(load: str, rows: str, packs: str, repeat: int) -> None:
         turn = steps(job, name, tokens)
         jobs[name] = lambda turn=turn: next(turn)
         parallel_state.destroy_model_parallel()
-    start_groups(settings)
+    start_groups(settings, inputs.model.num_layers)
     print(f"training, {packing}; a micro-batch is one packed row or {many} conversations")
     print("| rows | s a step, wall (CPU) | tokens a step | tokens / CPU s |")
     print("|---|---|---|---|")

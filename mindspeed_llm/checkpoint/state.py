@@ -196,9 +196,9 @@ def load_training(
 ) -> dict[str, Any]:
     """Restore what `save_training` wrote and return its `state`; every rank calls it.
 
-    With the same number of processes and the same TP and PP the run continues bit-equal. With
-    another layout weights and optimizer are the same numbers, but the random states are those of
-    other ranks: they are left as they are (seeded by the new run) and a warning says so.
+    With the same number of processes and the same TP, PP, VPP and CP the run continues bit-equal.
+    With another layout weights and optimizer are the same numbers, but the random states are those
+    of other ranks: they are left as they are (seeded by the new run) and a warning says so.
 
     Raises:
         CheckpointError: missing, damaged, of another model or optimizer, or converted weights
@@ -265,12 +265,17 @@ def _frozen(states: Mapping[str, Mapping[str, Any]]) -> Callable[[str], bool]:
 
 
 def _layout() -> dict[str, int]:
-    experts = parallel_state.get_expert_model_parallel_world_size()
-    return ({"expert_parallel": experts} if experts > 1 else {}) | {
+    layout = {
         "processes": ranks.world_size(),
         "tensor_parallel": parallel_state.get_tensor_model_parallel_world_size(),
         "pipeline_parallel": parallel_state.get_pipeline_model_parallel_world_size(),
     }
+    rare = {
+        "expert_parallel": parallel_state.get_expert_model_parallel_world_size(),
+        "context_parallel": parallel_state.get_context_parallel_world_size(),
+        "virtual_stages": parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1,
+    }
+    return layout | {name: size for name, size in rare.items() if size > 1}
 
 
 def _unwrapped(model: Sequence[torch.nn.Module]) -> list[torch.nn.Module]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from mindspeed_llm.config.flags import flag_of, setting
+from mindspeed_llm.config.flags import at_least, flag_of, setting
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import ConfigError
+
+_CHUNKS = ("num_layers_per_virtual_pipeline_stage", "num_virtual_stages_per_pipeline_rank")
+_UNEVEN = ("num_layer_list", "decoder_first_pipeline_num_layers",
+           "decoder_last_pipeline_num_layers")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,21 @@ class ParallelConfig:
     tensor_model_parallel_size: int = setting(1, help="tensor-parallel ranks (TP)")
     pipeline_model_parallel_size: int = setting(1, help="pipeline stages (PP)")
     sequence_parallel: bool = setting(False, help="shard activations between TP regions (SP)")
+    num_layers_per_virtual_pipeline_stage: int | None = setting(
+        None, help="interleaved pipeline: layers of each of a rank's chunks of the model (VPP)"
+    )
+    num_virtual_stages_per_pipeline_rank: int | None = setting(
+        None, help="the same said as the number of chunks of each rank"
+    )
+    num_layer_list: str | None = setting(
+        None, metavar="N,N,...", help="layers of each pipeline stage, where they are not equal"
+    )
+    decoder_first_pipeline_num_layers: int | None = setting(
+        None, help="layers of the first stage; the others share the rest"
+    )
+    decoder_last_pipeline_num_layers: int | None = setting(
+        None, help="layers of the last stage; the others share the rest"
+    )
     context_parallel_size: int = setting(1, help="ranks that share the tokens of each row (CP)")
     cp_comm_type: str | None = setting(
         None,
@@ -41,6 +60,7 @@ class ParallelConfig:
                 raise ConfigError(f"{flag} is {getattr(self, name)}; expected 1 or more")
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise ConfigError("--sequence-parallel needs --tensor-model-parallel-size 2 or more")
+        self._check_stages()
         for name in ("cp_comm_type", "context_parallel_algo"):
             if getattr(self, name) is not None and self.context_parallel_size == 1:
                 raise ConfigError(
@@ -68,6 +88,33 @@ class ParallelConfig:
         others = self.tensor_model_parallel_size * self.context_parallel_size
         return self.pipeline_model_parallel_size * math.lcm(others, experts)
 
+    def _check_stages(self) -> None:
+        given = [name for name in (*_CHUNKS, *_UNEVEN) if getattr(self, name) is not None]
+        at_least(self, 1, *(name for name in given if name != "num_layer_list"))
+        if given and self.pipeline_model_parallel_size == 1:
+            raise ConfigError(
+                f"{flag_of(given[0])} has no effect without --pipeline-model-parallel-size 2 or "
+                "more; drop it"
+            )
+        ends = {"decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"}
+        if len(given) > 1 and not set(given) <= ends:
+            raise ConfigError(
+                f"{flag_of(given[0])} and {flag_of(given[1])} both say which stage has which "
+                "layers; give one of them"
+            )
+        if self.num_layer_list is not None:
+            words = self.num_layer_list.split(",")
+            if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+                raise ConfigError(
+                    f"--num-layer-list is {self.num_layer_list!r}; expected the layers of each "
+                    "pipeline stage, 1 or more, such as 3,1"
+                )
+            if len(words) != self.pipeline_model_parallel_size:
+                raise ConfigError(
+                    f"--num-layer-list {self.num_layer_list} has {len(words)} stages, but "
+                    f"--pipeline-model-parallel-size is {self.pipeline_model_parallel_size}"
+                )
+
     def data_parallel_size(self, world_size: int) -> int:
         """Data-parallel ranks in `world_size` processes; ranks that share experts count as such.
 
@@ -93,7 +140,7 @@ class ParallelConfig:
 
     def check_model(self, model: ModelConfig) -> None:
         """Raise ConfigError unless `model` can be cut this way; names the flag and both numbers."""
-        tp, pp = self.tensor_model_parallel_size, self.pipeline_model_parallel_size
+        tp = self.tensor_model_parallel_size
         self._check_experts(model)
         widths = [
             ("attention heads", model.num_attention_heads),
@@ -107,11 +154,69 @@ class ParallelConfig:
                     f"--tensor-model-parallel-size {tp} does not divide the model's {size} {what}; "
                     f"use one of {_divisors(size, 16)}"
                 )
-        if model.num_layers % pp:
+        self.stage_layers(model.num_layers)
+        self.virtual_stages(model.num_layers)
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether a flag gives each pipeline rank several chunks of the model."""
+        return any(getattr(self, name) is not None for name in _CHUNKS)
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether a flag gives stages different numbers of layers."""
+        return any(getattr(self, name) is not None for name in _UNEVEN)
+
+    def stage_layers(self, num_layers: int) -> list[int]:
+        """Layers of each pipeline stage of a model of `num_layers`.
+
+        Raises:
+            ConfigError: they do not add up.
+        """
+        pp = self.pipeline_model_parallel_size
+        if self.num_layer_list is not None:
+            layers = [int(word) for word in self.num_layer_list.split(",")]
+            if sum(layers) != num_layers:
+                raise ConfigError(
+                    f"--num-layer-list {self.num_layer_list} has {sum(layers)} layers, and the "
+                    f"model has {num_layers}"
+                )
+            return layers
+        first = self.decoder_first_pipeline_num_layers
+        last = self.decoder_last_pipeline_num_layers
+        fixed = [part for part in (first, last) if part is not None]
+        rest, stages = num_layers - sum(fixed), pp - len(fixed)
+        if not fixed and rest % stages:
             raise ConfigError(
-                f"--pipeline-model-parallel-size {pp} does not divide the model's "
-                f"{model.num_layers} layers; use one of {_divisors(model.num_layers, 16)}"
+                f"--pipeline-model-parallel-size {pp} does not divide the model's {num_layers} "
+                f"layers; use one of {_divisors(num_layers, 16)}, or --num-layer-list"
             )
+        if rest < stages or (rest % stages if stages else rest):
+            raise ConfigError(
+                f"--decoder-first/last-pipeline-num-layers leave {rest} of the model's "
+                f"{num_layers} layers to {stages} stages, which cannot have as many each; change "
+                "them or use --num-layer-list"
+            )
+        middle = [rest // stages] * stages if stages else []
+        return [*([] if first is None else [first]), *middle, *([] if last is None else [last])]
+
+    def virtual_stages(self, num_layers: int) -> int:
+        """Chunks of the model on each pipeline rank: 1 unless the pipeline is interleaved.
+
+        Raises:
+            ConfigError: the layers of a rank cannot be cut so.
+        """
+        name = next((name for name in _CHUNKS if getattr(self, name) is not None), None)
+        if name is None:
+            return 1
+        given, layers = getattr(self, name), self.stage_layers(num_layers)[0]
+        parts = layers // given if name == _CHUNKS[0] else given
+        if layers % given or parts < 2:
+            raise ConfigError(
+                f"{flag_of(name)} {given} does not cut the {layers} layers of a pipeline stage "
+                "into two or more equal chunks; change or drop it"
+            )
+        return parts
 
     @property
     def length_multiple(self) -> int:

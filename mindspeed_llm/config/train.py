@@ -196,7 +196,6 @@ REFUSED: dict[str, str] = {
     "--num-workers": "rows are read from memory-mapped files in the training process; drop it",
     "--lr-decay-samples": "schedules count iterations; use --lr-decay-iters",
     "--train-samples": "give --train-iters or --epochs",
-    "--num-layers-per-virtual-pipeline-stage": "interleaved pipelines are not supported yet",
     "--transformer-impl": "layers are always the local ones; Transformer Engine is not used",
     "--overlap-grad-reduce": "communication is not overlapped yet; drop it",
     "--overlap-param-gather": "communication is not overlapped yet; drop it",

@@ -72,6 +72,11 @@ def read_parts(
             "--context-parallel-size cannot be honoured here: a single new token cannot be split "
             "over ranks; use --tensor-model-parallel-size or --pipeline-model-parallel-size"
         )
+    if parallel.is_interleaved:
+        raise ConfigError(
+            "interleaved pipelines cannot be honoured here: a token goes through the layers once; "
+            "drop the flag of virtual stages, the checkpoint loads at any layout"
+        )
     locate(load, settings.lora_load, trust_pickle=settings.trust_pickle)
     directory = model_directory(load)
     model = read_model(directory)

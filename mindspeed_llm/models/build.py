@@ -75,6 +75,7 @@ def build_model(
     pre_process: bool | None = None,
     post_process: bool | None = None,
     parallel_output: bool = True,
+    chunk: int | None = None,
     **overrides: Any,
 ) -> GPTModel:
     """This rank's part of `model`, with megatron-core's parallel groups already initialised.
@@ -86,6 +87,7 @@ def build_model(
         pre_process: whether this stage has the embedding; None: the first pipeline stage has.
         post_process: whether it has final norm and output layer; None: the last stage has.
         parallel_output: logits stay split over tensor-parallel ranks along the vocabulary.
+        chunk: of an interleaved pipeline: which of this rank's chunks (megatron-core's vp_stage).
         overrides: see `transformer_config`; `perform_initialization=False` leaves memory as it
             comes, for weights that are loaded at once.
 
@@ -98,10 +100,12 @@ def build_model(
         ConfigError: the layout does not fit the model.
     """
     config = transformer_config(model, parallel, dtype=dtype, **overrides)
-    first = parallel_state.is_pipeline_first_stage() if pre_process is None else pre_process
-    last = parallel_state.is_pipeline_last_stage() if post_process is None else post_process
-    begin = get_transformer_layer_offset(config)
-    layers = range(begin, begin + get_num_layers_to_build(config))
+    stage = {} if chunk is None else {"ignore_virtual": False, "vp_stage": chunk}
+    first = parallel_state.is_pipeline_first_stage(**stage) if pre_process is None else pre_process
+    last = parallel_state.is_pipeline_last_stage(**stage) if post_process is None else post_process
+    which = {} if chunk is None else {"vp_stage": chunk}
+    begin = get_transformer_layer_offset(config, **which)
+    layers = range(begin, begin + get_num_layers_to_build(config, **which))
     padded = parallel.padded_vocab_size(model.vocab_size)
     gpt = GPTModel(
         config,
@@ -116,6 +120,7 @@ def build_model(
         parallel_output=parallel_output,
         share_embeddings_and_output_weights=model.tie_word_embeddings,
         position_embedding_type="rope",
+        **which,
     )
     gpt.rotary_pos_emb = RotaryTables(config)
     if first and model.embedding_scale is not None:

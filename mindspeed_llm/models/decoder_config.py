@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mindspeed_llm.config.model import ExpertsConfig, ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
+from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.kernels.activation import ACTIVATIONS
 
 # Off unless asked for: each needs apex, Transformer Engine, CUDA kernels or torch.compile. Megatron
@@ -68,6 +70,7 @@ def transformer_config(
     """
     parallel.check_model(model)
     known = inspect.signature(DecoderConfig).parameters
+    _check_stages(parallel, known)
     fields: dict[str, Any] = {name: False for name in _OFF if name in known}
     fields |= {
         "model": model,
@@ -88,6 +91,7 @@ def transformer_config(
         "hidden_dropout": 0.0,
         "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
         "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        **_stage_fields(model, parallel),
         "context_parallel_size": parallel.context_parallel_size,
         "sequence_parallel": parallel.sequence_parallel,
         "params_dtype": dtype,
@@ -121,3 +125,34 @@ def _expert_fields(
         "expert_model_parallel_size": parallel.expert_model_parallel_size,
         "expert_tensor_parallel_size": parallel.expert_tensor_size,
     }
+
+
+def _stage_fields(model: ModelConfig, parallel: ParallelConfig) -> dict[str, Any]:
+    """Which layers a pipeline stage has, where it is not one run of as many as any other."""
+    chunks = parallel.virtual_stages(model.num_layers)
+    if chunks > 1:
+        return {
+            "virtual_pipeline_model_parallel_size": chunks,
+            # Two messages to one peer in a batch pair up in the wrong order when there are two
+            # stages, so each is sent by itself; gloo sends from a buffer that must not be freed.
+            "overlap_p2p_comm": True,
+            "batch_p2p_comm": False,
+            "deallocate_pipeline_outputs": False,
+        }
+    if not parallel.is_uneven:
+        return {}
+    stages = [["decoder"] * count for count in parallel.stage_layers(model.num_layers)]
+    stages[0].insert(0, "embedding")
+    stages[-1].append("loss")
+    return {"pipeline_model_parallel_layout": stages}
+
+
+def _check_stages(parallel: ParallelConfig, known: Container[str]) -> None:
+    """Raise ConfigError where the installed megatron-core is too old for these stages."""
+    if "pipeline_model_parallel_layout" not in known and (
+        parallel.is_interleaved or parallel.is_uneven
+    ):
+        raise ConfigError(
+            "virtual stages and stages of different numbers of layers need megatron-core 0.14 or "
+            "newer; install one, or give each pipeline rank as many layers"
+        )

@@ -162,8 +162,11 @@ def stack(rows: Sequence[Row], *, pad_id: int, length: int | None, multiple: int
     )
 
 
-def deal(rows: Sequence[Row], micro_batch_size: int, dp_rank: int, dp_size: int) -> list[list[Row]]:
-    """The micro-batches of data-parallel rank `dp_rank` from the rows of one global batch.
+def deal(
+    rows: Sequence[Row], micro_batch_size: int, dp_rank: int, dp_size: int, rounds: int = 1
+) -> list[list[Row]]:
+    """The micro-batches of data-parallel rank `dp_rank` from the rows of one global batch, a
+    multiple of `rounds`.
 
     Rows of like length share a micro-batch, and ranks work on like lengths at the same time, which
     saves padding and waiting; packed rows, which have one length, are compared by the cost of
@@ -172,7 +175,7 @@ def deal(rows: Sequence[Row], micro_batch_size: int, dp_rank: int, dp_size: int)
     targets.
     """
     order = sorted(rows, key=lambda row: row.work, reverse=True)  # stable: equals keep their order
-    missing = -len(order) % (micro_batch_size * dp_size)
+    missing = -len(order) % (micro_batch_size * dp_size * rounds)
     order += [order[-1].silent()] * missing
     groups = [order[i : i + micro_batch_size] for i in range(0, len(order), micro_batch_size)]
     return groups[dp_rank::dp_size]

@@ -29,6 +29,9 @@ class Batching:
     `length` is the padded length of all, or None for the longest of each micro-batch, rounded up
     to a multiple of `multiple`; `pad_id` is any token of the vocabulary. Of `cp_size`
     context-parallel ranks each has its share of the tokens of every micro-batch.
+
+    An interleaved pipeline wants micro-batches in multiples of `rounds`, and with `even` all of a
+    global batch on this rank are as long as the longest.
     """
 
     batch_size: int
@@ -40,6 +43,8 @@ class Batching:
     pad_id: int
     cp_rank: int = 0
     cp_size: int = 1
+    rounds: int = 1
+    even: bool = False
 
 
 class Feed:
@@ -69,8 +74,13 @@ class Feed:
         end = min(end, len(self._samples)) if once else end
         numbers = [self._row_at(position) for position in range(consumed, end)]
         rows = [Row.shifted(self._samples[number]) for number in numbers]
+        groups = deal(rows, how.micro_batch_size, how.dp_rank, how.dp_size, how.rounds)
+        length = how.length
+        if how.even and length is None:
+            length = -(-max(len(row) for group in groups for row in group) // how.multiple)
+            length *= how.multiple
         whole = [
-            stack(group, pad_id=how.pad_id, length=how.length, multiple=how.multiple)
-            for group in deal(rows, how.micro_batch_size, how.dp_rank, how.dp_size)
+            stack(group, pad_id=how.pad_id, length=length, multiple=how.multiple)
+            for group in groups
         ]
         return [batch.share(how.cp_rank, how.cp_size) for batch in whole]

@@ -5,6 +5,7 @@ put together for per-token losses. Knows neither data nor schedules.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from megatron.core.distributed import (
@@ -23,14 +24,12 @@ class NotFinite(TrainingError):
     """Loss, gradients or weights that are not finite numbers; the same on every rank."""
 
 
-def wrap_model(model: torch.nn.Module, *, sharded_state: bool) -> DistributedDataParallel:
-    """Gradient buffers (fp32) and their reduction over data-parallel ranks around `model`.
+def wrap_model(model: Sequence[torch.nn.Module], *, sharded_state: bool) -> torch.nn.ModuleList:
+    """Gradient buffers (fp32) and their reduction over data-parallel ranks around each chunk.
 
-    `model.config` must have `calculate_per_token_loss`: gradients are summed over micro-batches
+    Their `config` must have `calculate_per_token_loss`: gradients are summed over micro-batches
     and ranks and divided once by the supervised tokens of the global batch.
     """
-    config = model.config
-    assert config.calculate_per_token_loss
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=sharded_state,
@@ -38,13 +37,16 @@ def wrap_model(model: torch.nn.Module, *, sharded_state: bool) -> DistributedDat
         # A NaN is found below, on all ranks together, instead of by an assertion on one of them.
         check_for_nan_in_grad=False,
     )
-    wrapped = DistributedDataParallel(config, ddp_config, model)
-    config.finalize_model_grads_func = finalize_model_grads
+    wrapped = torch.nn.ModuleList()
+    for chunk in model:
+        assert chunk.config.calculate_per_token_loss
+        wrapped.append(DistributedDataParallel(chunk.config, ddp_config, chunk))
+        chunk.config.finalize_model_grads_func = finalize_model_grads
     return wrapped
 
 
 def build_optimizer(
-    model: DistributedDataParallel, settings: OptimizerSettings, dtype: torch.dtype
+    model: Iterable[torch.nn.Module], settings: OptimizerSettings, dtype: torch.dtype
 ) -> MegatronOptimizer:
     """AdamW with fp32 main weights; norms and biases are not decayed."""
     config = OptimizerConfig(
@@ -60,7 +62,7 @@ def build_optimizer(
         params_dtype=dtype,
         use_distributed_optimizer=settings.use_distributed_optimizer,
     )
-    return get_megatron_optimizer(config, [model])
+    return get_megatron_optimizer(config, list(model))
 
 
 def update(optimizer: MegatronOptimizer, loss: float) -> float:
@@ -85,7 +87,7 @@ def update(optimizer: MegatronOptimizer, loss: float) -> float:
 
 
 @torch.no_grad()
-def check_finite(model: DistributedDataParallel, optimizer: MegatronOptimizer) -> None:
+def check_finite(model: torch.nn.Module, optimizer: MegatronOptimizer) -> None:
     """Read all weights and optimizer states; every rank calls it.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt import GPTModel
 
 from mindspeed_llm.checkpoint.adapter import facts as lora_facts
 from mindspeed_llm.checkpoint.directory import find_checkpoint, is_checkpoint_root
@@ -47,9 +48,10 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
         CheckpointError: see `load_training` and `load_chosen`.
     """
     began = time.monotonic()
-    start_groups(settings)
+    start_groups(settings, inputs.model.num_layers)
     data_parallel = parallel_state.get_data_parallel_world_size()
     batch_size = settings.train.batch_size(data_parallel)
+    _check_interleaved(settings, inputs, batch_size // data_parallel)
     fill = batch_size if settings.data.padded_samples else 1
     total = settings.train.iterations(inputs.rows.train.epoch(fill), batch_size)
     how = ordering(settings, batch_size, total)
@@ -70,7 +72,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
         path = save_training(
             settings.checkpoint.save,
             at.iteration,
-            model=[replica.model],
+            model=replica.model,
             optimizer=replica.optimizer,
             lora=lora,
             state=facts
@@ -89,7 +91,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
 
     def restore() -> Position:
         assert settings.checkpoint.save is not None
-        state = load_training(settings.checkpoint.save, [replica.model], replica.optimizer)
+        state = load_training(settings.checkpoint.save, replica.model, replica.optimizer)
         return _stand(settings, replica, state)
 
     return Job(
@@ -149,17 +151,31 @@ def _retention(settings: Settings, inputs: Inputs) -> Retention:
     )
 
 
-def start_groups(settings: Settings) -> None:
+def _check_interleaved(settings: Settings, inputs: Inputs, rows: int) -> None:
+    """Raise ConfigError unless `rows`, those of a replica, are whole rounds of the pipeline."""
+    parallel, micro = settings.parallel, settings.train.micro_batch_size
+    stages = parallel.pipeline_model_parallel_size
+    if parallel.virtual_stages(inputs.model.num_layers) > 1 and rows // micro % stages:
+        raise ConfigError(
+            f"an interleaved pipeline takes micro-batches in rounds of its {stages} stages, and "
+            f"{rows // micro} come to each replica; change --global-batch-size or "
+            "--micro-batch-size"
+        )
+
+
+def start_groups(settings: Settings, num_layers: int) -> None:
     """Cut the processes into megatron-core's groups and seed every generator.
 
     Raises:
         ConfigError: the number of processes does not fit the layout.
     """
     parallel = settings.parallel
+    chunks = parallel.virtual_stages(num_layers)
     parallel.data_parallel_size(torch.distributed.get_world_size())
     parallel_state.initialize_model_parallel(
         parallel.tensor_model_parallel_size,
         parallel.pipeline_model_parallel_size,
+        chunks if chunks > 1 else None,
         context_parallel_size=parallel.context_parallel_size,
         expert_model_parallel_size=parallel.expert_model_parallel_size,
         expert_tensor_parallel_size=parallel.expert_tensor_size,
@@ -183,22 +199,7 @@ def _replica(
     """Model, optimizer and schedule with the weights of --load; the state of a continued run; what
     the checkpoints of a LoRA run say of it."""
     train, sharded = settings.train, settings.optimizer.use_distributed_optimizer
-    model = build_model(
-        inputs.model,
-        settings.parallel,
-        dtype=dtype,
-        kernel_device=device.type,
-        perform_initialization=False,
-        calculate_per_token_loss=True,
-        attention_dropout=train.attention_dropout,
-        hidden_dropout=train.hidden_dropout,
-        recompute_granularity=train.recompute_granularity,
-        recompute_method=train.recompute_method,
-        recompute_num_layers=train.recompute_num_layers,
-    )
-    # Set behind megatron-core's own check, which confuses it with mixtures of experts.
-    model.config.variable_seq_lengths = settings.data.variable_seq_lengths
-    model.to(device)
+    model = _chunks(settings, inputs, dtype, device)
     choice = inputs.choice
     base = load_chosen(
         choice,
@@ -209,7 +210,7 @@ def _replica(
         or settings.parallel.pipeline_model_parallel_size > 1,
     )
     lora = None if choice.lora is None or base is None else lora_facts(choice.lora, base)
-    loss = SupervisedLoss(model) if model.post_process else None
+    loss = SupervisedLoss(model[-1]) if model[-1].post_process else None
     wrapped = wrap_model(model, sharded_state=sharded)
     optimizer = build_optimizer(wrapped, settings.optimizer, dtype)
     schedule = build_schedule(
@@ -217,8 +218,8 @@ def _replica(
     )
     state = None
     if inputs.continues:
-        state = load_training(choice.place.adapter or choice.place.base, [wrapped], optimizer)
-    count = sum(p.numel() for p in model.parameters())
+        state = load_training(choice.place.adapter or choice.place.base, wrapped, optimizer)
+    count = sum(p.numel() for p in wrapped.parameters())
     _log.info("%s: %.1f M parameters on this rank, %s", inputs.model.family, count / 1e6, dtype)
     if choice.said != "all":
         _log.info("%s", "\n".join(table(choice, inputs.model)))
@@ -226,11 +227,41 @@ def _replica(
     return Replica(wrapped, optimizer, schedule, loss, device, work), state, lora
 
 
+def _chunks(
+    settings: Settings, inputs: Inputs, dtype: torch.dtype, device: torch.device
+) -> list[GPTModel]:
+    """This rank's part of the model; several of an interleaved pipeline."""
+    train, count = settings.train, settings.parallel.virtual_stages(inputs.model.num_layers)
+    chunks = [
+        build_model(
+            inputs.model,
+            settings.parallel,
+            dtype=dtype,
+            kernel_device=device.type,
+            chunk=number if count > 1 else None,
+            perform_initialization=False,
+            calculate_per_token_loss=True,
+            attention_dropout=train.attention_dropout,
+            hidden_dropout=train.hidden_dropout,
+            recompute_granularity=train.recompute_granularity,
+            recompute_method=train.recompute_method,
+            recompute_num_layers=train.recompute_num_layers,
+        )
+        for number in range(count)
+    ]
+    for chunk in chunks:
+        # Set behind megatron-core's own check, which confuses it with mixtures of experts.
+        chunk.config.variable_seq_lengths = settings.data.variable_seq_lengths and count == 1
+        chunk.to(device)
+    return chunks
+
+
 def _feeds(
     settings: Settings, inputs: Inputs, batch_size: int, how: Ordering
 ) -> tuple[Feed, Feed | None, Feed | None]:
     """Training rows in their order of epochs; validation and test rows in file order, if asked."""
-    data = settings.data
+    data, parallel = settings.data, settings.parallel
+    interleaved = parallel.virtual_stages(inputs.model.num_layers) > 1
     batching = Batching(
         batch_size=batch_size,
         micro_batch_size=settings.train.micro_batch_size,
@@ -240,6 +271,8 @@ def _feeds(
         cp_size=parallel_state.get_context_parallel_world_size(),
         length=None if data.variable_seq_lengths else settings.train.seq_length,
         multiple=settings.length_multiple,
+        rounds=parallel.pipeline_model_parallel_size if interleaved else 1,
+        even=interleaved,
         pad_id=inputs.model.pad_token_id or 0,
     )
     rows = inputs.rows

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -31,10 +30,11 @@ LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, dict[s
 class Replica:
     """This process's share of the model and what changes it.
 
-    `loss` is what the model answers with; None on pipeline stages without output layer.
+    `model` has one DistributedDataParallel for each chunk of an interleaved pipeline, else one.
+    `loss` is what the last chunk answers with; None on pipeline stages without output layer.
     """
 
-    model: DistributedDataParallel
+    model: torch.nn.ModuleList
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
     loss: SupervisedLoss | None
@@ -51,7 +51,8 @@ def train_batch(replica: Replica, micro_batches: Sequence[MicroBatch]) -> tuple[
         TrainingError: nothing in the global batch is supervised; or `NotFinite`, a number is not
             finite. No weight was changed, and every rank raises.
     """
-    replica.model.zero_grad_buffer()
+    for chunk in replica.model:
+        chunk.zero_grad_buffer()
     replica.optimizer.zero_grad()
     replica.model.train()
     totals = _pass(replica, micro_batches, forward_only=False)
@@ -75,7 +76,8 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
         batches: Iterator[MicroBatch], model: torch.nn.Module
     ) -> tuple[torch.Tensor, LossFunction]:
         batch = next(batches).to(replica.device)
-        if replica.loss is not None:
+        if model.module.post_process:
+            assert replica.loss is not None
             replica.loss.choose(batch.targets, batch.turns if forward_only else None)
         sequences = _sequences(batch.cu_seqlens)
         output = model(batch.tokens, batch.positions, None, packed_seq_params=sequences)
@@ -88,10 +90,11 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
 
         return output, loss
 
+    iters = [iter(micro_batches) for _ in replica.model]
     losses = get_forward_backward_func()(
         forward_step_func=forward,
-        data_iterator=iter(micro_batches),
-        model=replica.model,
+        data_iterator=iters if len(iters) > 1 else iters[0],
+        model=list(replica.model) if len(iters) > 1 else replica.model[0],
         num_microbatches=len(micro_batches),
         seq_length=micro_batches[0].length,
         micro_batch_size=len(micro_batches[0].tokens),
@@ -126,7 +129,7 @@ def _sum_over_ranks(
     """Sums of the global batch, the same on every rank; each data-parallel replica counts once."""
     # The ranks of a replica see the same micro-batches; one of those with the loss speaks for all.
     speaks = (
-        parallel_state.is_pipeline_last_stage()
+        parallel_state.is_pipeline_last_stage(ignore_virtual=True)
         and parallel_state.get_tensor_model_parallel_rank() == 0
     )
     turns = MOST if by_turn else 0

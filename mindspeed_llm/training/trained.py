@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from megatron.core.models.gpt import GPTModel
 
@@ -89,9 +89,9 @@ def parameter_names(model: ModelConfig) -> list[str]:
 
 
 def load_chosen(
-    choice: Choice, model: GPTModel, *, continues: bool, seed: int, recomputes: bool
+    choice: Choice, model: Sequence[GPTModel], *, continues: bool, seed: int, recomputes: bool
 ) -> Base | None:
-    """Load the weights, and make `model` train what was chosen; every rank calls it.
+    """Load the weights, and make its chunks, `model`, train what was chosen; every rank calls it.
 
     Args:
         continues: the trained parameters are loaded later, with the optimizer's state.
@@ -106,20 +106,22 @@ def load_chosen(
     """
     if choice.lora is None:
         if not continues:
-            load_weights(choice.place.base, [model], trust_pickle=choice.place.trust_pickle)
+            load_weights(choice.place.base, model, trust_pickle=choice.place.trust_pickle)
         if choice.patterns != "all":
-            freeze(model, set(choice.names))
+            for chunk in model:
+                freeze(chunk, set(choice.names))
         base = None
     else:
         adapter = None if choice.place.adapter is None else read_adapter(choice.place)
-        base = load_base(choice.place, [model], None if adapter is None else adapter.base)
-        attach(model, choice.lora, seed=seed)
+        base = load_base(choice.place, model, None if adapter is None else adapter.base)
+        for chunk in model:
+            attach(chunk, choice.lora, seed=seed)
         if adapter is not None and not continues:
-            load_adapter(adapter, [model])
+            load_adapter(adapter, model)
     if recomputes and not (
         choice.lora is None and "embedding.word_embeddings.weight" in choice.names
     ):
-        keep_gradients_flowing(model)
+        keep_gradients_flowing(model[0])  # which has the embedding, if this rank has it
     return base
 
 

@@ -27,7 +27,7 @@ def train_lora(flags, ids):
     job = prepare(settings, read_inputs(settings, architecture, check_tokenizer=False),
                   torch.device("cpu"))  # fmt: skip
     train(job)
-    model, ids = job.replica.model.eval(), torch.tensor(ids)
+    model, ids = job.replica.model[0].eval(), torch.tensor(ids)
     job.replica.loss.remove()
     with torch.no_grad():
         logits = model(ids, torch.arange(ids.shape[1])[None], None)

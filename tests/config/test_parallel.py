@@ -138,3 +138,48 @@ def test_the_width_of_an_mlp_that_no_layer_has_does_not_count():
     few = dataclasses.replace(narrow.experts, layers=(0,))
     with pytest.raises(ConfigError, match="7 ffn hidden size"):
         layout(2).check_model(dataclasses.replace(narrow, experts=few))
+
+
+@pytest.mark.parametrize(("argv", "layers", "chunks"), [
+    ("--pipeline-model-parallel-size 3", [2, 2, 2], 1),
+    ("--pipeline-model-parallel-size 2 --num-layer-list 4,2", [4, 2], 1),
+    ("--pipeline-model-parallel-size 3 --decoder-first-pipeline-num-layers 4", [4, 1, 1], 1),
+    ("--pipeline-model-parallel-size 3 --decoder-last-pipeline-num-layers 4", [1, 1, 4], 1),
+    ("--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 5 "
+     "--decoder-last-pipeline-num-layers 1", [5, 1], 1),
+    ("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1", [3, 3], 3),
+    ("--pipeline-model-parallel-size 3 --num-virtual-stages-per-pipeline-rank 2", [2, 2, 2], 2),
+])  # fmt: skip
+def test_layers_of_stages(argv, layers, chunks):
+    (config,) = parse(argv.split(), ParallelConfig, prog="test")
+    config.check_model(MODEL)
+    assert config.stage_layers(6) == layers and config.virtual_stages(6) == chunks
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    ("--num-layer-list 6", "--num-layer-list has no effect without --pipeline-model"),
+    ("--num-virtual-stages-per-pipeline-rank 2", "has no effect without --pipeline-model"),
+    ("--pipeline-model-parallel-size 2 --num-layer-list 3,x", "'3,x'; expected the layers of"),
+    ("--pipeline-model-parallel-size 2 --num-layer-list 6,0", "'6,0'; expected the layers of"),
+    ("--pipeline-model-parallel-size 2 --num-layer-list 2,2,2", "3 stages, but --pipeline-model-p"),
+    ("--pipeline-model-parallel-size 2 --num-layer-list 3,2", "5 layers, and the model has 6"),
+    ("--pipeline-model-parallel-size 2 --num-layer-list 3,3 --decoder-last-pipeline-num-layers 3",
+     "--num-layer-list and --decoder-last-pipeline-num-layers both say"),
+    ("--pipeline-model-parallel-size 3 --decoder-last-pipeline-num-layers 3",
+     "leave 3 of the model's 6 layers to 2 stages"),
+    ("--pipeline-model-parallel-size 2 --decoder-last-pipeline-num-layers 6",
+     "leave 0 of the model's 6 layers to 1 stages"),
+    ("--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 2 "
+     "--decoder-last-pipeline-num-layers 2", "leave 2 of the model's 6 layers to 0 stages"),
+    ("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 3",
+     "--num-layers-per-virtual-pipeline-stage 3 does not cut the 3 layers"),
+    ("--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2",
+     "--num-virtual-stages-per-pipeline-rank 2 does not cut the 3 layers"),
+    ("--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 0",
+     "--num-virtual-stages-per-pipeline-rank is 0"),
+    ("--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 3 "
+     "--num-layers-per-virtual-pipeline-stage 1", "both say which stage"),
+])  # fmt: skip
+def test_stages_that_cannot_be(argv, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(argv.split(), ParallelConfig, prog="test")[0].check_model(MODEL)

@@ -52,7 +52,7 @@ def gradients(job: Any) -> Any:
                 for bucket in buckets:
                     for parameter, ranges in bucket["param_map"].items():
                         owned[id(parameter)] = ranges["param"]
-    for chunk in job.replica.chunks if hasattr(job.replica, "chunks") else [job.replica.model]:
+    for chunk in job.replica.model:
         for item in nested_values(chunk.module.sharded_state_dict()):
             if not isinstance(item, ShardedTensor | ShardedTensorFactory):
                 continue

@@ -33,7 +33,7 @@ def compare(models, layouts, sizes):
         inputs = read_inputs(settings, architecture, check_tokenizer=False)
         job = prepare(settings, inputs, torch.device("cpu"))
         totals, norm = train_batch(job.replica, job.feed.micro_batches(0))
-        parameters = job.replica.model.named_parameters()
+        parameters = job.replica.model[0].named_parameters()
         gradients = {name: weight.main_grad.clone() for name, weight in parameters}
         parallel_state.destroy_model_parallel()
         return totals, norm, gradients

@@ -100,6 +100,9 @@ def test_layouts_that_cannot_be(tiny_chat_dir: Path) -> None:
         _parts(tiny_chat_dir, split)
     with pytest.raises(ConfigError, match="--context-parallel-size cannot be honoured here"):
         _parts(tiny_chat_dir, ParallelConfig(context_parallel_size=2))
+    chunks = ParallelConfig(pipeline_model_parallel_size=2, num_layers_per_virtual_pipeline_stage=1)
+    with pytest.raises(ConfigError, match="interleaved pipelines cannot be honoured here"):
+        _parts(tiny_chat_dir, chunks)
 
 
 def test_a_missing_checkpoint(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def states(model, parallel, sharded, bf16):
     replicas = parallel_state.get_data_parallel_world_size()
     dtype = torch.bfloat16 if bf16 else torch.float32
     gpt = build_model(model, parallel, dtype=dtype, calculate_per_token_loss=True)
-    wrapped = wrap_model(gpt, sharded_state=sharded)
+    wrapped = wrap_model([gpt], sharded_state=sharded)
     optimizer = build_optimizer(wrapped, OptimizerSettings(lr=1e-3), dtype)
     if sharded:
         settings = OptimizerSettings(lr=1e-3, use_distributed_optimizer=True)

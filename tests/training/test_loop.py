@@ -81,7 +81,7 @@ def not_finite(flags, out):
                     return output * float("nan")
             return output
 
-        embedding = job.replica.model.module.embedding
+        embedding = job.replica.model[0].module.embedding
         embedding.register_forward_hook(poison)
         try:
             problem = str(train(job))

@@ -41,7 +41,7 @@ def gradients(*jobs):
                       torch.device("cpu"))  # fmt: skip
         batch = job.feed.micro_batches(0)
         totals, norm = train_batch(job.replica, batch)
-        model = job.replica.model
+        model = job.replica.model[0]
         trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         with torch.no_grad():
             for _, parameter in trained:

@@ -16,7 +16,7 @@ def update_with(flags, poison):
     settings, architecture = read_settings([*flags, "--weight-decay", "0"])
     job = prepare(settings, read_inputs(settings, architecture, check_tokenizer=False),
                   torch.device("cpu"))  # fmt: skip
-    model = job.replica.model
+    model = job.replica.model[0]
     _, norm = train_batch(job.replica, job.feed.micro_batches(0))
     # Divided by the global norm, the gradients in the buffer have norm --clip-grad.
     clipped = torch.sqrt(sum(p.main_grad.square().sum() for p in model.parameters())).item()

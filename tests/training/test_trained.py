@@ -34,7 +34,7 @@ def run(*jobs):
         except UserError as error:
             results.append(str(error))
             continue
-        named = global_names(job.replica.model.module)
+        named = global_names(job.replica.model[0].module)
         before = {name: p.detach().clone() for name, p in named.items()}
         train(job)
         moved = {name: bool((p != before[name]).any()) for name, p in named.items()}

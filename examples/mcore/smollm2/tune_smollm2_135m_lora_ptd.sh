@@ -10,6 +10,7 @@ TOKENIZER_MODEL=${TOKENIZER_MODEL:-$ROOT/model_from_hf/smollm2_hf/}
 TP=${TP:-1}
 PP=${PP:-1}
 CP=${CP:-1}
+VPP=${VPP:-}  # layers of each chunk of an interleaved pipeline
 SEQ_LENGTH=${SEQ_LENGTH:-1024}
 MBS=${MBS:-2}
 GBS=${GBS:-6}
@@ -28,7 +29,7 @@ launch_logged "$ROOT/posttrain_gpt.py" \
     --load "$CKPT_LOAD_DIR" --save "$CKPT_SAVE_DIR" --save-interval "$SAVE_INTERVAL" \
     --data-path "$DATA_PATH" --tokenizer-name-or-path "$TOKENIZER_MODEL" \
     --tensor-model-parallel-size "$TP" --pipeline-model-parallel-size "$PP" \
-    --context-parallel-size "$CP" \
+    --context-parallel-size "$CP" ${VPP:+--num-layers-per-virtual-pipeline-stage "$VPP"} \
     --seq-length "$SEQ_LENGTH" --micro-batch-size "$MBS" --global-batch-size "$GBS" \
     --train-iters "$TRAIN_ITERS" --lr "$LR" --min-lr "$MIN_LR" --lr-decay-style cosine \
     --lr-warmup-fraction 0.1 --weight-decay 0.0 --adam-beta2 0.95 --clip-grad 1.0 \
