@@ -84,7 +84,7 @@ def python(code: str, *args: str, cwd) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
                         "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
     return subprocess.run([sys.executable, "-c", code, *args], cwd=cwd, env=env, text=True,
-                          capture_output=True, timeout=300, check=False)  # fmt: skip
+                          capture_output=True, timeout=900, check=False)  # fmt: skip
 
 
 def test_importing_every_module_changes_nothing(modules, tmp_path):

@@ -23,7 +23,7 @@ def runs(flags, variants):
 
     from mindspeed_llm.cli.train import read_settings
     from mindspeed_llm.training.inputs import read_inputs
-    from mindspeed_llm.training.loop import run_iteration
+    from mindspeed_llm.training.loop import Position, run_iteration
     from mindspeed_llm.training.setup import prepare
 
     results = []
@@ -31,10 +31,11 @@ def runs(flags, variants):
         settings, architecture = read_settings([*flags, *variant])
         inputs = read_inputs(settings, architecture, check_tokenizer=False)
         job = prepare(settings, inputs, torch.device("cpu"))
-        losses = [run_iteration(job, i, 0).loss for i in range(job.start + 1, job.total + 1)]
+        start, size = job.start.iteration, job.batch_size
+        losses = [run_iteration(job, i + 1, i * size).loss for i in range(start, job.total)]
         if job.save is not None:
-            job.save(job.total)
-        results.append([job.start, losses])
+            job.save(Position(job.total, job.total * size))
+        results.append([start, losses])
         parallel_state.destroy_model_parallel()
     return results
 
