@@ -141,12 +141,13 @@ def _evaluate(
     if given.conversations:
         with shown("conversations", len(given.conversations)) as progress:
             found = run.likelihood(engine, renderer, given.conversations, progress=progress)
+        print("\n".join(report.single({"input": found})), flush=True)
         result["input"] = found
         count = 3 * sum(len(c.messages) >= 4 for c in given.conversations)
         with shown("history gain", count) as progress:
             gain = run.history_gain(engine, renderer, given.conversations, progress=progress)
         result["history_gain"] = gain
-        print("\n".join(report.single(result)))
+        print("\n".join(report.single({"history_gain": gain})))
     if given.script:
         result["replay"] = []
         turns = run.replay(

@@ -71,9 +71,7 @@ def write(output: Path, *, train: Sequence[Dialogue], test: Sequence[Dialogue]) 
     if output.exists() and not output.is_dir():
         raise DataError(f"--output {output} is a file; expected a directory to write into")
     output.mkdir(parents=True, exist_ok=True)
-    prompts = [
-        {"messages": [{"role": "user", "content": f"{user} {_SHORT}"}]} for user, _ in PRACTICE
-    ]
+    prompts = [{"messages": [{"role": "user", "content": f"{user} {_SHORT}"}]} for user in PRACTICE]
     lines = {
         "train.jsonl": [row(dialogue) for dialogue in train],
         "test.jsonl": [row(dialogue) for dialogue in test],

@@ -181,7 +181,10 @@ TRAIN = Phrases(
         Just so you know, my {slot} is {value}.
         I should mention that my {slot} is {value}.
         By the way, my {slot} is {value}.
-        Hi! My {slot} is {value}, in case you need it."""),
+        Hi! My {slot} is {value}, in case you need it.
+        You should know: my {slot} is {value}.
+        I forgot to say that my {slot} is {value}.
+        So, my {slot} is {value}."""),
     ask=_lines("""
         What is my {slot}?
         Do you remember my {slot}?
@@ -193,12 +196,27 @@ TRAIN = Phrases(
         It changed: my {slot} is now {value}.
         Sorry, I was wrong. My {slot} is {value}.
         There is news: my {slot} is {value} from today.
-        No longer true, my {slot} is {value} now."""),
-    relations=_split("mother, brother, cousin, colleague, uncle, daughter, best friend, teacher"),
-    events=_split("wedding, graduation, anniversary, farewell party, promotion, exam, concert"),
+        No longer true, my {slot} is {value} now.
+        Update: my {slot} is {value}.
+        Forget what I said before, my {slot} is {value}.
+        I have to correct myself, my {slot} is {value}.
+        As of now my {slot} is {value}.
+        They changed it. My {slot} is {value} now.
+        My {slot} is different now, it is {value}.
+        Actually, my {slot} is {value}.
+        I mixed that up: my {slot} is {value}, not what I said."""),
+    relations=_split(
+        "mother, brother, cousin, colleague, uncle, daughter, best friend, teacher, son, "
+        "nephew, grandfather, wife, husband, roommate, coach"
+    ),
+    events=_split(
+        "wedding, graduation, anniversary, farewell party, promotion, exam, concert, "
+        "baptism, moving party, garden party, school play, jubilee, engagement"
+    ),
     things=_split(
         "a cake, a scarf, wine, a necklace, chocolates, a teddy bear, candles, a vase, "
-        "a watch, toys"
+        "a watch, toys, a tie, a plant, a pen, earrings, a mug, a game, a poster, "
+        "a bracelet"
     ),
     need=_lines("""
         My {relation}'s {event} is on Friday and I need {thing}.
@@ -246,14 +264,26 @@ TRAIN = Phrases(
         And he? What is it he {verb}?"""),
     lists=_split("shopping list, packing list, wish list"),
     items=_split(
-        "milk, eggs, rice, soap, batteries, candles, bread, a towel, a map, socks, sugar, paper, "
-        "a torch, butter, matches, a comb, tape, onions, pens, salt"
+        "milk, eggs, rice, soap, batteries, candles, bread, a towel, a map, socks, sugar, "
+        "paper, a torch, butter, matches, a comb, tape, onions, pens, salt, a hammer, glue, "
+        "a mirror, flour, vinegar, yoghurt, apples, carrots, a rug, a chair, pencils, "
+        "envelopes, a broom, shampoo, toothpaste, a razor, a blanket, a whistle, a compass, "
+        "a flask, raisins, nuts, oats, pasta, beans, garlic, potatoes, spinach, mustard, "
+        "ketchup, foil, sponges, bleach, a mop, a fan, plates, cups, forks, napkins, "
+        "balloons, ribbon, stickers, a basket, wire, screws, a drill, sandpaper, a hose, "
+        "compost, bulbs, a spade, boots, a raincoat, a belt, sunglasses, a backpack, "
+        "a swimsuit, a charger, headphones, a notebook, chalk, crayons, clay, wool, needles, "
+        "buttons, a zip, bandages, plasters, vitamins, cough drops"
     ),
     add=_lines("""
         Add {item} to my {list}.
         Please put {item} on my {list}.
         My {list} also needs {item}.
-        One more for my {list}: {item}."""),
+        One more for my {list}: {item}.
+        I also want {item}; it goes on my {list}.
+        Note {item} on my {list}.
+        {item} is missing from my {list}, add it.
+        Put {item} down for my {list}."""),
     seen=_lines("""
         My neighbour has bought {item}.
         There was an advert for {item}.
@@ -261,29 +291,49 @@ TRAIN = Phrases(
     ask_count=_lines("""
         How many things are on my {list}? Name them and count.
         What is on my {list}, and how many things are that?
-        Count my {list}, please, with the names."""),
+        Count my {list}, please, with the names.
+        What did I put on my {list}, and how many things?
+        List my {list} and tell me the number.
+        My {list}: which things, and how many?
+        How long is my {list}? Name everything on it."""),
     words=_split(
-        "lantern, copper, river, falcon, marble, velvet, thunder, maple, anchor, saffron, pebble, "
-        "comet, walnut, harbour, meadow, violet"
+        "lantern, copper, river, falcon, marble, velvet, thunder, maple, anchor, saffron, "
+        "pebble, comet, walnut, harbour, meadow, violet, spider, island, castle, mirror, "
+        "forest, tunnel, dragon, eagle, salmon, ginger, cotton, silk, diamond, pearl, iron, "
+        "granite, desert, glacier, valley, summit, echo, whisper, shadow, sunset, breeze, "
+        "frost, pilot, sailor, baker, wizard, puppet, guitar, pencil, helmet, wagon, engine, "
+        "piston, turbine, circuit, pixel, vector, delta, sigma, omega, cobalt, zinc, argon, "
+        "quartz, opal, ivory, indigo, scarlet, lavender, jasmine, clover, thistle, acorn, "
+        "cedar, bamboo, cactus, lotus"
     ),
     rule=_lines("""
         Whenever I ask you to repeat something, put the word {word} in front.
         When you repeat something for me, begin with {word}.
-        A rule for later: each thing you repeat starts with the word {word}."""),
+        A rule for later: each thing you repeat starts with the word {word}.
+        If you repeat something for me, say {word} first.
+        From today, when I ask for a repetition, open with {word}.
+        Say {word} first whenever you repeat my words.
+        The word {word} must stand in front of each repetition."""),
     hears=_lines("""
         I learned the word {word} today.
         My friend likes the word {word}.
         The crossword asked for {word}."""),
     says=_split(
-        "the train is late, good morning, the door is open, we need more time, the lake is cold, "
-        "dinner is ready, snow is falling, the shop is closed, nobody is home, it works, "
-        "well done, "
-        "the cat sleeps"
+        "the train is late, good morning, the door is open, we need more time, "
+        "the lake is cold, dinner is ready, snow is falling, the shop is closed, "
+        "nobody is home, it works, well done, the cat sleeps, the bus has left, "
+        "we won the match, the sun is out, keep the change, time is short, "
+        "the light is green, mind the step, have a nice trip, the water is warm, "
+        "this is fine, call me tomorrow, leave it there, no news today, welcome back, "
+        "the price went up, turn right here, the game is over, stay with us, that was close"
     ),
     repeat=_lines("""
         Please repeat: {text}.
         Repeat this for me: {text}.
-        Repeat after me: {text}."""),
+        Repeat after me: {text}.
+        Say this again: {text}.
+        Repeat the following: {text}.
+        Now repeat: {text}."""),
     markers=(
         ("<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>"),
         ("</s>", "[/INST]"),
