@@ -90,6 +90,7 @@ class Template:
         tail: form written once behind a finished conversation; not trained.
         lead: form of a system text without a block of its own; Gemma 3's own rule by default.
         trim: whether the model's own template strips white space around contents.
+        trim_answer: the same for answers only (Mistral v3).
         trim_system: the same for the system text.
         trim_merged: strip a user's text after `lead` was put before it, instead of without it.
         think: tags around the thinking in an answer. The model's own template removes it from
@@ -118,6 +119,7 @@ class Template:
     end: str
     after: str = ""
     trim: bool = False
+    trim_answer: bool = False
     trim_system: bool = False
     first_user: str = ""
     answer: str = CONTENT
@@ -226,7 +228,7 @@ class Template:
 
     def _spoken(self, message: Message, earlier: bool) -> tuple[str, bool]:
         """An answer's text where it stands, and whether that is what is generated."""
-        text = message.content.strip() if self.trim else message.content
+        text = message.content.strip() if self.trim or self.trim_answer else message.content
         if self.think is None:
             return text, True
         opening, closing = self.think

@@ -45,7 +45,7 @@ def as_jinja(template: Template) -> str | None:
         f"{trim if template.trim_merged else ''} %}}",
         f"{{{{- {question} }}}}",
         '{%- elif message.role == "assistant" %}',
-        f"{{%- set text = message.content{trim} %}}",
+        f"{{%- set text = message.content{'|trim' if template.trim_answer else trim} %}}",
         f"{{{{- {_form(template.header)} }}}}",
         f"{{{{- {_form(template.answer)} }}}}",
         f"{{{{- {_form(template.end + template.after)} }}}}",

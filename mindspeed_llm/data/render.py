@@ -56,7 +56,8 @@ class Renderer:
             text in self.tokenizer.strips for text in (tokenizer.bos_token, tokenizer.eos_token)
         )
         self._shapes = Shapes(template, lambda talk: self._spans(template.plan(talk), ()),
-                              self.tokenizer.encode_text, strips)  # fmt: skip
+                              lambda text, where: self.tokenizer.encode_texts([text], where)[0],
+                              strips)  # fmt: skip
 
     def render(self, conversation: Conversation) -> Rendered:
         """Ids and labels of a finished conversation, as training sees them."""

@@ -104,6 +104,8 @@ class Shapes:
         contents = [m.content for m in conversation.messages]
         if template.trim:
             contents = [text.strip() for text in contents]
+        elif template.trim_answer:
+            contents[1::2] = [text.strip() for text in contents[1::2]]
         if system is not None:
             if template.trim_merged and not template.system:
                 return None

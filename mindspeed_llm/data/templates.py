@@ -67,6 +67,7 @@ def _mistral_v3(name: str, blank: str) -> Template:
         header="[/INST]",
         answer=f"{blank}{{content}}",
         end=EOS,
+        trim_answer=bool(blank),  # as the models' own templates do where a blank precedes it
     )
 
 

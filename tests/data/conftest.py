@@ -62,14 +62,15 @@ LLAMA2 = (
 )
 
 
-def _mistral(blank: str, behind: str, lead: str, where: str) -> str:
+def _mistral(blank: str, behind: str, lead: str, where: str, trim: str = "") -> str:
     """`where` the system text stands: in the `first` question, or in the `last` turn if asked."""
     return (
         "{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'] + '\n\n' %}"
         "{% set turns = messages[1:] %}{% else %}{% set s = '' %}{% set turns = messages %}"
         "{% endif %}{{ bos_token }}{% for m in turns %}{% if m['role'] == 'user' %}{{ '" + lead +
         "[INST]" + blank + "' + (s if loop." + where + " else '') + m['content'] + '" + behind +
-        "[/INST]' }}{% else %}{{ '" + blank + "' + m['content'] + eos_token }}{% endif %}"
+        "[/INST]' }}{% else %}{{ '" + blank + "' + m['content']" + trim +
+        " + eos_token }}{% endif %}"
         "{% endfor %}"
     )  # fmt: skip
 
@@ -118,7 +119,8 @@ def jinja() -> dict[str, str]:
             "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
         "qwen3": QWEN3, "intern2": "{{ bos_token }}" + _chatml(None), "llama2": LLAMA2,
         "mistral": _mistral(" ", " ", " ", "first"), "mixtral": _mistral(" ", " ", " ", "first"),
-        "mistral-v1": _mistral(" ", " ", " ", "first"), "mistral-v3": _mistral(" ", "", "", "last"),
+        "mistral-v1": _mistral(" ", " ", " ", "first"),
+        "mistral-v3": _mistral(" ", "", "", "last", "|trim"),
         "mistral-v3-tekken": _mistral("", "", "", "last"), "deepseek2": DEEPSEEK2,
         "deepseek2-lite": DEEPSEEK2, "deepseek3": DEEPSEEK3, "glm4": GLM4, "phi3": PHI3,
     }  # fmt: skip

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import numpy as np
 import pyarrow
@@ -281,6 +286,35 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_the_next_one_works(
             with pytest.raises(DataError, match="did not finish|missing"):
                 Manifest.read(files)
     assert prepare(settings).tally.kept == 300
+    assert len(left(settings)) == 8
+
+
+def test_kill_minus_nine_amid_the_work_of_workers(tmp_path, config):
+    """The command itself, killed from outside while its workers write; they end with it."""
+    rows = ROWS * (40_000 // len(ROWS))
+    settings = config(write(tmp_path / "a.jsonl", rows), workers=2)
+    files = DatasetFiles(settings.output_prefix)
+    command = [sys.executable, "-m", "mindspeed_llm.cli.main", "preprocess", "--input",
+               *settings.input, "--tokenizer-name-or-path", settings.tokenizer_name_or_path,
+               "--output-prefix", settings.output_prefix, "--prompt-type", "gemma", "--workers",
+               "2", "--map-keys", '{"history": "histories"}']  # fmt: skip
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(60_000):
+        if any(path.stat().st_size for path in files.scratch.glob("shard-*.labels")):
+            break
+        assert run.poll() is None
+        time.sleep(0.002)
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+    assert not any(path.exists() for path in (files.manifest, files.report, *files.six))
+    with pytest.raises(DataError, match="no manifest|missing|did not finish"):
+        Manifest.read(files)
+    for _ in range(6_000):
+        with (files.scratch / "lock").open() as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(0.01)  # the lock is free once the workers have ended too
+    assert prepare(config(write(tmp_path / "a.jsonl", ROWS))).tally.kept == len(ROWS)
     assert len(left(settings)) == 8
 
 

@@ -72,7 +72,7 @@ def test_an_answer_never_merges_with_what_precedes_it(renderer_of):
 def generated(renderer, message) -> list[int]:
     """Ids that the answer is made of where it ends the row, without its end-of-turn token."""
     template = renderer.template
-    text = message.content.strip() if template.trim else message.content
+    text = message.content.strip() if template.trim or template.trim_answer else message.content
     if template.think_block:
         text = template.think_block.replace("{content}", "") + text.lstrip("\n")
     before, _, behind = template.answer.partition("{content}")
