@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import mmap
 import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +27,7 @@ from mindspeed_llm.errors import DataError
 _MAGIC = b"MMIDIDX\x00\x00"
 _INT32 = 4  # megatron.core's code of the dtype
 _BLOCK = 1 << 20
-_OPEN = 1024  # shards mapped at a time
+_OPEN = 256  # shards open at a time
 CONTINUED = len(WRITTEN)
 
 
@@ -183,7 +182,10 @@ def outcomes(shards: Sequence[Shard]) -> np.ndarray:
 
 
 class _Rows:
-    """Any row of one key by its number; `supervised` counts values not -100 that were taken."""
+    """Any row of one key by its number; `supervised` counts values not -100 that were taken.
+
+    Rows are read and not mapped: mapped pages would count as memory, and grow with the input.
+    """
 
     def __init__(self, shards: Sequence[Shard], key: str, lengths: np.ndarray) -> None:
         self._lengths = lengths
@@ -191,20 +193,24 @@ class _Rows:
         sizes = np.array([path.stat().st_size // 4 for path in self._paths], dtype=np.int64)
         self._shard_ends = np.cumsum(sizes)
         self._starts = np.cumsum(lengths, dtype=np.int64) - lengths
-        self._open: dict[int, np.ndarray] = {}
+        self._open: dict[int, BinaryIO] = {}
         self.supervised = 0
+
+    def close(self) -> None:
+        """Close the shards."""
+        while self._open:
+            self._open.popitem()[1].close()
 
     def _row(self, row: int) -> np.ndarray:
         start = int(self._starts[row])
         number = int(np.searchsorted(self._shard_ends, start, side="right"))
         if number not in self._open:
             if len(self._open) == _OPEN:
-                del self._open[next(iter(self._open))]
-            with self._paths[number].open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._open[number] = np.frombuffer(mapped, dtype="<i4")
+                self._open.pop(next(iter(self._open))).close()
+            self._open[number] = self._paths[number].open("rb", buffering=0)
         start -= int(self._shard_ends[number - 1]) if number else 0
-        return self._open[number][start : start + int(self._lengths[row])]
+        length = int(self._lengths[row])
+        return np.frombuffer(os.pread(self._open[number].fileno(), 4 * length, 4 * start), "<i4")
 
 
 class _Ordered(_Rows):
@@ -216,10 +222,11 @@ class _Ordered(_Rows):
         self._order = order
 
     def __iter__(self) -> Iterator[bytes]:
-        for row in self._order.tolist():
-            values = self._row(row)
-            self.supervised += int((values != IGNORE).sum())
-            yield values.tobytes()
+        with closing(self):
+            for row in self._order.tolist():
+                values = self._row(row)
+                self.supervised += int((values != IGNORE).sum())
+                yield values.tobytes()
 
 
 class _Packed(_Rows):
@@ -232,16 +239,17 @@ class _Packed(_Rows):
         self._fill, self._masks_first = fill, key == "labels"
 
     def __iter__(self) -> Iterator[bytes]:
-        for rows in self._packs:
-            packed = np.full(self._packing.capacity, self._fill, dtype="<i4")
-            lengths = self._lengths[rows]
-            for row, at, length in zip(rows.tolist(), offsets(lengths, self._packing.multiple),
-                                       lengths, strict=True):  # fmt: skip
-                packed[at : at + length] = self._row(row)
-                if self._masks_first:
-                    packed[at] = self._fill
-            self.supervised += int((packed != IGNORE).sum())
-            yield packed.tobytes()
+        with closing(self):
+            for rows in self._packs:
+                packed = np.full(self._packing.capacity, self._fill, dtype="<i4")
+                lengths = self._lengths[rows]
+                for row, at, length in zip(rows.tolist(), offsets(lengths, self._packing.multiple),
+                                           lengths, strict=True):  # fmt: skip
+                    packed[at : at + length] = self._row(row)
+                    if self._masks_first:
+                        packed[at] = self._fill
+                self.supervised += int((packed != IGNORE).sum())
+                yield packed.tobytes()
 
 
 def _write_files(
