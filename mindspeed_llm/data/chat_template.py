@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -184,6 +184,19 @@ class Template:
         data = {key: value for key, value in dataclasses.asdict(self).items()
                 if key not in added or value != added[key]}  # fmt: skip
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    def with_tokens(self, special: Iterable[str]) -> Template:
+        """Itself, or where forms are tokenized apart a copy that has those special tokens of a
+        tokenizer as markers which its own text spells.
+
+        MindSpeed-LLM encodes its text with special tokens on: `mistral` writes the token `[INST]`
+        with a tokenizer that has one (Mistral v3), and four pieces with an older one.
+        """
+        forms = (self.prefix, self.system, self.first_user, self.user, self.header)
+        found = [t for t in special if t not in self.markers and any(t in form for form in forms)]
+        if not self.apart or not found:
+            return self
+        return dataclasses.replace(self, markers=(*self.markers, *sorted(found)))
 
     def _system(self, conversation: Conversation) -> str | None:
         system = conversation.system

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from mindspeed_llm.data.chat_template import BOS, CONTENT, EOS, ChatTemplate, Part
+from mindspeed_llm.data.chat_template import BOS, CONTENT, EOS, ChatTemplate, Part, Template
 from mindspeed_llm.data.messages import Conversation
 from mindspeed_llm.data.shapes import IGNORE, Shape, Shapes, Span
 from mindspeed_llm.data.tokenizer import CONTEXTS, Context, Tokenizer
@@ -43,6 +43,9 @@ class Renderer:
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
         self.template = template
+        if isinstance(template, Template):
+            template = template.with_tokens(tokenizer.token(i) for i in tokenizer.special_ids)
+        self._written = template  # the template as this tokenizer's tokens spell it
         self.tokenizer = tokenizer.guarding(template.markers)
         self._marker_ids = {m: tokenizer.token_id(m) for m in template.markers}
         for marker, index in ((BOS, tokenizer.bos_id), (EOS, tokenizer.eos_id)):
@@ -70,7 +73,7 @@ class Renderer:
         for conversation in conversations:
             found = self._shapes.find(conversation)
             if found is None:
-                spans = self._spans(self.template.plan(conversation), ())
+                spans = self._spans(self._written.plan(conversation), ())
                 self._seek(spans, missing)
                 plans.append(spans)
                 continue
@@ -102,7 +105,7 @@ class Renderer:
         """
         if not conversation.is_open:
             raise TemplateError("a prompt needs a conversation that ends with the user's turn")
-        spans = self._spans(self.template.plan(conversation), answers)
+        spans = self._spans(self._written.plan(conversation), answers)
         return self._assemble_alone(spans).ids
 
     def without_stop(self, generated: Sequence[int]) -> list[int]:

@@ -171,3 +171,16 @@ def test_an_answer_that_is_no_target_leaves_no_eos_label(renderer_of):
     labels = renderer.render(talk).labels
     assert labels.count(renderer.tokenizer.eos_id) == 1
     assert MINDSPEED_TEMPLATES["gemma"].eos_label and EOS == "{eos}"
+
+
+def test_text_of_a_template_that_the_tokenizer_has_as_a_token_is_that_token(rich_tokenizer):
+    """As `mistral` is written with a tokenizer of Mistral v3."""
+    template = MINDSPEED_TEMPLATES["mistral"]
+    renderer = Renderer(rich_tokenizer, template)
+    ids, labels = renderer.render(Conversation.of("A [INST]?", "b [/INST]", "c", "d"))
+    tokens = [rich_tokenizer.token(i) for i in ids]
+    assert tokens[:2] == ["<bos>", "[INST]"]
+    assert (tokens.count("[INST]"), tokens.count("[/INST]")) == (2, 2)  # what is typed is text
+    assert rich_tokenizer.token_id("[INST]") not in labels
+    assert renderer.template == template == template.with_tokens(["<|x|>"])
+    assert find_template("mistral").with_tokens(["[INST]"]) == find_template("mistral")
