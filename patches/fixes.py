@@ -220,6 +220,40 @@ def counts_on_any_device(original: Callable[..., Any]) -> Callable[..., Any]:
     return move
 
 
+def gather_any_sizes(original: Callable[..., Any]) -> Callable[..., Any]:
+    """_gather_along_first_dim whose parts are filled up to the longest where they differ."""
+
+    @functools.wraps(original)
+    def gather(
+        input_: Any, group: Any = None, output_split_sizes: Any = None, *rest: Any, **kw: Any
+    ) -> Any:
+        if group is None or output_split_sizes is None or group.size() == 1:
+            return original(input_, group, output_split_sizes, *rest, **kw)
+        longest = input_.new_zeros(max(output_split_sizes), *input_.shape[1:])
+        longest[: len(input_)] = input_
+        parts = [torch.empty_like(longest) for _ in output_split_sizes]
+        torch.distributed.all_gather(parts, longest, group=group)
+        return torch.cat([p[:n] for p, n in zip(parts, output_split_sizes, strict=True)])
+
+    return gather
+
+
+def scatter_any_sizes(original: Callable[..., Any]) -> Callable[..., Any]:
+    """_reduce_scatter_along_first_dim that sums all and takes this rank's part."""
+
+    @functools.wraps(original)
+    def scatter(
+        input_: Any, group: Any = None, input_split_sizes: Any = None, *rest: Any, **kw: Any
+    ) -> Any:
+        if group is None or input_split_sizes is None or group.size() == 1:
+            return original(input_, group, input_split_sizes, *rest, **kw)
+        sums = input_.clone()
+        torch.distributed.all_reduce(sums, group=group)
+        return sums.split(list(input_split_sizes))[group.rank()].clone()
+
+    return scatter
+
+
 def keep_outputs(original: Callable[..., Any]) -> Callable[..., Any]:
     """Interleaved schedule that frees no output which gloo may still be sending."""
 

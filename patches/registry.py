@@ -269,6 +269,23 @@ _DEFECTS = (
         devices=("cpu", "npu"),
         needs=("tensor", "as_numpy", "record_stream"),
     ),
+    *(
+        Patch(
+            target=f"megatron.core.tensor_parallel.mappings:{function}",
+            adapter=f"{_FIXES}:{adapter}",
+            kind="wrap",
+            why="gloo exchanges parts of one size only. Experts cut by tensor parallelism and "
+            "spread by expert parallelism have parts of any size: a RuntimeError.",
+            upstream="none: nccl takes parts of any size",
+            remove_when="gloo does",
+            devices=("cpu",),
+            needs=("input_", "group", sizes),
+        )
+        for function, adapter, sizes in (
+            ("_gather_along_first_dim", "gather_any_sizes", "output_split_sizes"),
+            ("_reduce_scatter_along_first_dim", "scatter_any_sizes", "input_split_sizes"),
+        )
+    ),
     Patch(
         target=_SCHEDULE,
         adapter=f"{_FIXES}:keep_outputs",

@@ -50,10 +50,26 @@ class TrainConfig:
     attention_dropout: float = setting(0.0, help="share of attention weights dropped")
     hidden_dropout: float = setting(0.0, help="share of each sub-layer's output dropped")
 
+    moe_aux_loss_coeff: float = setting(
+        0.0,
+        help="weight of each layer's balancing loss of experts beside the cross entropy; 0: none",
+    )
+    moe_router_load_balancing_type: str | None = setting(
+        None, choices=("aux_loss", "none"), help="states what --moe-aux-loss-coeff says"
+    )
+    moe_token_dispatcher_type: str | None = setting(
+        None, choices=("alltoall",), help="states how tokens reach their experts"
+    )
+
     def __post_init__(self) -> None:
         at_least(self, 1, "train_iters", "micro_batch_size", "global_batch_size")
         at_least(self, 2, "seq_length")
-        at_least(self, 0, "seed")
+        at_least(self, 0, "seed", "moe_aux_loss_coeff")
+        if self.moe_aux_loss_coeff and self.moe_router_load_balancing_type == "none":
+            raise ConfigError(
+                f"--moe-router-load-balancing-type none contradicts --moe-aux-loss-coeff "
+                f"{self.moe_aux_loss_coeff}; drop one of them"
+            )
         if (self.train_iters is None) == (self.epochs is None):
             raise ConfigError("give exactly one of --train-iters N and --epochs X")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
@@ -141,6 +157,20 @@ class Settings:
                 f"--tensor-model-parallel-size {tp} with the experts of a {model.family} model "
                 "needs --sequence-parallel in training, so that each token is routed once"
             )
+        if not self.train.moe_aux_loss_coeff:
+            return
+        if model.experts is None:
+            raise ConfigError(
+                f"--moe-aux-loss-coeff {self.train.moe_aux_loss_coeff}: this {model.family} model "
+                "has no experts; drop it"
+            )
+        staged = self.parallel.pipeline_model_parallel_size > 1
+        if staged and self.train.recompute_granularity == "full":
+            raise ConfigError(
+                "--moe-aux-loss-coeff with --recompute-granularity full and several pipeline "
+                "stages is not supported: a recomputed layer does not know its micro-batch; use "
+                "--recompute-granularity selective, or no balancing loss"
+            )
 
     def _check_evaluation(self) -> None:
         asked = {
@@ -196,6 +226,11 @@ REFUSED: dict[str, str] = {
     "--num-workers": "rows are read from memory-mapped files in the training process; drop it",
     "--lr-decay-samples": "schedules count iterations; use --lr-decay-iters",
     "--train-samples": "give --train-iters or --epochs",
+    "--moe-grouped-gemm": "experts are computed one after the other; drop it",
+    "--moe-permutation-async-comm": "communication of experts is not overlapped; drop it",
+    "--moe-permute-fusion": "Transformer Engine is not used; drop it",
+    "--moe-z-loss-coeff": "there is no such loss; drop it",
+    "--moe-expert-capacity-factor": "no token is ever dropped; leave it out",
     "--transformer-impl": "layers are always the local ones; Transformer Engine is not used",
     "--overlap-grad-reduce": "communication is not overlapped yet; drop it",
     "--overlap-param-gather": "communication is not overlapped yet; drop it",

@@ -28,13 +28,15 @@ class Row:
 
     `real` counts inputs that a token of the same conversation follows: as many whether the
     conversations are packed or not. `cu_seqlens`, int32, is where the sequences of a packed row
-    begin, and its length; None where a row is one sequence.
+    begin, and its length, and `inside`, bool [length], which inputs `real` counts; None where a row
+    is one sequence.
     """
 
     tokens: torch.Tensor
     targets: torch.Tensor
     real: int
     cu_seqlens: torch.Tensor | None = None
+    inside: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.numel()
@@ -62,7 +64,9 @@ class Row:
         inside = (segments[1:] == segments[:-1]) & (segments[1:] != 0)
         targets = torch.full_like(labels, IGNORE)
         targets[:-1] = torch.where(inside, labels[1:], IGNORE)
-        return cls(tokens, targets, int(inside.sum()), sample["cu_seqlens"])
+        counted = torch.zeros_like(tokens, dtype=torch.bool)
+        counted[:-1] = inside
+        return cls(tokens, targets, int(inside.sum()), sample["cu_seqlens"], counted)
 
     def silent(self) -> Row:
         """The same tokens without a target: fills a micro-batch without changing the loss."""
@@ -75,7 +79,8 @@ class MicroBatch:
 
     `tokens`, `targets`, `positions` and `turns` are int64 [rows, length]; `turns` numbers the
     trained targets by answer (see `turns_of`). `real_tokens` is the sum of `Row.real`, `supervised`
-    the number of targets that are trained, `spans` the lengths of the sequences that are.
+    the number of targets that are trained, `spans` the lengths of the sequences that are. `real`,
+    bool [rows, length], says which tokens `real_tokens` counts.
 
     Packed rows lie one behind the other in [1, rows * length]. `cu_seqlens`, int32 and always on
     the CPU (reading it must not wait for the device), says where their sequences begin, and the
@@ -90,6 +95,7 @@ class MicroBatch:
     positions: torch.Tensor
     turns: torch.Tensor
     spans: tuple[int, ...]
+    real: torch.Tensor
     real_tokens: int
     supervised: int
     length: int
@@ -112,6 +118,7 @@ class MicroBatch:
             targets=targets,
             positions=self.positions[:, held],
             turns=self.turns[:, held],
+            real=self.real[:, held],
             real_tokens=self.real_tokens if rank == 0 else 0,
             supervised=int((targets != IGNORE).sum()),
         )
@@ -120,7 +127,7 @@ class MicroBatch:
         """The same batch on `device`."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("tokens", "targets", "positions", "turns")
+            for name in ("tokens", "targets", "positions", "turns", "real")
         }
         return dataclasses.replace(self, **moved)
 
@@ -138,6 +145,10 @@ def stack(rows: Sequence[Row], *, pad_id: int, length: int | None, multiple: int
         pad_to_multiple_of=multiple,
     )
     tokens, targets = batch["input_ids"], batch["labels"]
+    real = torch.zeros_like(tokens, dtype=torch.bool)
+    for mask, row in zip(real, rows, strict=True):
+        if row.real:  # a row that only fills a micro-batch has none
+            mask[: len(row)] = True if row.inside is None else row.inside
     sequences = [row.cu_seqlens for row in rows if row.cu_seqlens is not None]
     bounds = None
     if sequences:
@@ -145,7 +156,7 @@ def stack(rows: Sequence[Row], *, pad_id: int, length: int | None, multiple: int
         starts = torch.arange(len(rows), dtype=torch.int32) * tokens.shape[1]
         parts = [cu[:-1] + start for cu, start in zip(sequences, starts, strict=True)]
         bounds = torch.cat([*parts, torch.tensor([tokens.numel()], dtype=torch.int32)])
-        tokens, targets = tokens.reshape(1, -1), targets.reshape(1, -1)
+        tokens, targets, real = (x.reshape(1, -1) for x in (tokens, targets, real))
         where = torch.from_numpy(positions(bounds.numpy()))[None]
     else:
         where = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
@@ -155,6 +166,7 @@ def stack(rows: Sequence[Row], *, pad_id: int, length: int | None, multiple: int
         positions=where,
         turns=turns_of(targets, bounds),
         spans=tuple(span for row in rows if row.real for span in row.spans),
+        real=real,
         real_tokens=sum(row.real for row in rows),
         supervised=int((targets != IGNORE).sum()),
         length=tokens.shape[1],

@@ -25,6 +25,7 @@ from mindspeed_llm.device.runtime import seed_everything
 from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.logging import get_logger
 from mindspeed_llm.models.build import build_model
+from mindspeed_llm.training.balance import Balance
 from mindspeed_llm.training.feed import Batching, Feed
 from mindspeed_llm.training.flops import Work
 from mindspeed_llm.training.inputs import Inputs
@@ -224,7 +225,9 @@ def _replica(
     if choice.said != "all":
         _log.info("%s", "\n".join(table(choice, inputs.model)))
     work = Work(inputs.model, trains_weights=choice.said == "all")
-    return Replica(wrapped, optimizer, schedule, loss, device, work), state, lora
+    coefficient = train.moe_aux_loss_coeff
+    balance = Balance(model, coefficient) if coefficient else None
+    return Replica(wrapped, optimizer, schedule, loss, device, work, balance), state, lora
 
 
 def _chunks(
@@ -285,17 +288,23 @@ def _feeds(
 
 def _facts(settings: Settings, inputs: Inputs, batch_size: int, how: Ordering) -> dict[str, Any]:
     """What must be the same for a run to be continued exactly."""
-    optimizer = dataclasses.asdict(settings.optimizer)
+    optimizer, coefficient = (
+        dataclasses.asdict(settings.optimizer), settings.train.moe_aux_loss_coeff)  # fmt: skip
+    balanced = {} if inputs.model.experts is None else {"moe_aux_loss_coeff": coefficient}
     kept = ("optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "clip_grad")
-    return {
-        "seed": settings.train.seed,
-        "batch_size": batch_size,
-        "bf16": settings.train.bf16,
-        "split": settings.data.split,
-        "shuffle": order_fact(how, inputs.rows.train),
-        "data": inputs.rows.identity,
-        "trained": inputs.choice.said,
-    } | {name: optimizer[name] for name in kept}
+    return (
+        {
+            "seed": settings.train.seed,
+            "batch_size": batch_size,
+            "bf16": settings.train.bf16,
+            "split": settings.data.split,
+            "shuffle": order_fact(how, inputs.rows.train),
+            "data": inputs.rows.identity,
+            "trained": inputs.choice.said,
+        }
+        | {name: optimizer[name] for name in kept}
+        | balanced
+    )
 
 
 def _check_continues(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from mindspeed_llm.errors import TrainingError
+from mindspeed_llm.training.balance import Balance
 from mindspeed_llm.training.batch import MicroBatch
 from mindspeed_llm.training.flops import Work
 from mindspeed_llm.training.loss import SupervisedLoss
@@ -32,6 +33,7 @@ class Replica:
 
     `model` has one DistributedDataParallel for each chunk of an interleaved pipeline, else one.
     `loss` is what the last chunk answers with; None on pipeline stages without output layer.
+    `balance` is the balancing loss of experts; None where there is none.
     """
 
     model: torch.nn.ModuleList
@@ -40,6 +42,7 @@ class Replica:
     loss: SupervisedLoss | None
     device: torch.device
     work: Work
+    balance: Balance | None = None
 
 
 def train_batch(replica: Replica, micro_batches: Sequence[MicroBatch]) -> tuple[Totals, float]:
@@ -55,6 +58,8 @@ def train_batch(replica: Replica, micro_batches: Sequence[MicroBatch]) -> tuple[
         chunk.zero_grad_buffer()
     replica.optimizer.zero_grad()
     replica.model.train()
+    if replica.balance is not None:
+        replica.balance.start(micro_batches, replica.device)
     totals = _pass(replica, micro_batches, forward_only=False)
     if totals.supervised == 0:
         raise TrainingError(
@@ -79,6 +84,8 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
         if model.module.post_process:
             assert replica.loss is not None
             replica.loss.choose(batch.targets, batch.turns if forward_only else None)
+        if replica.balance is not None:
+            replica.balance.choose(batch.real)
         sequences = _sequences(batch.cu_seqlens)
         output = model(batch.tokens, batch.positions, None, packed_seq_params=sequences)
 

@@ -6,6 +6,7 @@ _RUN = '''
 import hashlib, inspect, resource, signal
 import torch
 from mindspeed_llm import logging as log
+from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.errors import UserError
 
 LENGTH = 12
@@ -18,20 +19,24 @@ def main(model_dir, phases):
 
 def phase(model_dir, *, tp=1, pp=1, bf16=False, distributed=True, dropout=0.0, load=None,
           resume=None, steps=0, save=None, more=0, start=0, check="full", disk=None, bucket=None,
-          state=None, overlap=False):
+          state=None, overlap=False, ep=1, etp=None, sp=False):
     """Build at a layout; load or resume; train `steps`; save; train `more`; tear down."""
     from megatron.core import parallel_state, tensor_parallel
     from mindspeed_llm.checkpoint.directory import model_directory
     from mindspeed_llm.checkpoint.state import load_training, load_weights, save_training
 
     parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(tp, pp)
+    parallel_state.initialize_model_parallel(
+        tp, pp, expert_model_parallel_size=ep, expert_tensor_parallel_size=etp)
     tensor_parallel.random.initialize_rng_tracker(force_reset=True)
     tensor_parallel.model_parallel_cuda_manual_seed(5)
     torch.manual_seed(11 + dist.get_rank())
     out = {"losses": [], "error": None, "state": None}
     try:
-        gpt = build(Path(model_dir), tp, pp, bf16, dropout)
+        layout = ParallelConfig(
+            tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp, sequence_parallel=sp,
+            expert_model_parallel_size=ep, expert_tensor_parallel_size=etp)
+        gpt = build(Path(model_dir), layout, bf16, dropout)
         if load:
             load_weights(Path(load), [gpt], check=check)
         model, optimizer = wrap(gpt, bf16, distributed, bucket)
@@ -60,13 +65,11 @@ def known(function, **options):
     return {k: v for k, v in options.items() if k in names}
 
 
-def build(model_dir, tp, pp, bf16, dropout):
+def build(model_dir, layout, bf16, dropout):
     from mindspeed_llm.checkpoint.directory import model_directory
-    from mindspeed_llm.config.parallel import ParallelConfig
     from mindspeed_llm.models.build import build_model
     from mindspeed_llm.models.registry import read_model
 
-    layout = ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
     return build_model(read_model(model_directory(model_dir)), layout,
                        dtype=torch.bfloat16 if bf16 else torch.float32,
                        hidden_dropout=dropout, attention_dropout=dropout)

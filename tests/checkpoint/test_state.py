@@ -161,3 +161,52 @@ def test_hugging_face_directory_loads_directly(tmp_path, gemma2, run_ranks):
     for same, logits in results:
         assert same
         torch.testing.assert_close(torch.tensor(logits), expected, rtol=0, atol=1e-4)
+
+
+WHOLE = {"tp": 2, "sp": True, "ep": 2, "etp": 1}
+
+
+@pytest.mark.parametrize("changes", [
+    pytest.param({}, id="alike"),
+    pytest.param({"mlp_only_layers": [1]}, id="mixed", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_experts_go_on_at_every_layout(tmp_path, tiny_hf_model, train, changes):
+    """Written by two ranks with half of the experts each; their optimizer is one of its own."""
+    source = tiny_hf_model("qwen3_moe", tmp_path / "hf", **changes)
+    root = str(tmp_path / "ck")
+    first = {"ep": 2, "load": str(source), "steps": 2, "save": root, "more": 2}
+    layouts = ({"ep": 2}, {"pp": 2}, {"tp": 2, "sp": True}, WHOLE, {})
+    again = [{"resume": root, "steps": 2, **layout} for layout in layouts]
+    saved, same, *others = phases = train(2, source, first, *again)
+    check(phases)
+    assert same[0]["losses"] == saved[0]["losses"][2:]
+    assert [r["digest"] for r in same] == [r["digest"] for r in saved]
+    for phase in others:
+        torch.testing.assert_close(losses(phase), losses(saved)[2:], rtol=2e-5, atol=0)
+    # and back: saved where experts have no optimizer of their own
+    back = str(tmp_path / "back")
+    plain = {"pp": 2, "load": str(source), "steps": 2, "save": back, "more": 2}
+    alone, spread = phases = train(2, source, plain, {"ep": 2, "resume": back, "steps": 2})
+    check(phases)
+    torch.testing.assert_close(losses(alone), losses(saved), rtol=2e-5, atol=0)
+    torch.testing.assert_close(losses(spread), losses(alone)[2:], rtol=2e-5, atol=0)
+    index = json.loads((tmp_path / "ck" / "iter_0000002" / "index.json").read_text())
+    key, shape = ("decoder.layers.mlp.experts.experts.linear_fc2.weight", [4, 4, 64, 40])
+    if changes:
+        key, shape = ("decoder.layers.2.mlp.experts.experts.linear_fc2.weight", [4, 64, 40])
+    assert index[key]["shape"] == shape
+
+
+@pytest.mark.slow
+def test_experts_with_optimizers_that_are_not_distributed(tmp_path, tiny_hf_model, train):
+    source = tiny_hf_model("mixtral", tmp_path / "hf")
+    root = str(tmp_path / "ck")
+    job = {"ep": 2, "distributed": False}
+    first = job | {"load": str(source), "steps": 1, "save": root, "more": 2}
+    saved, same, refused = train(
+        2, source, first, job | {"resume": root, "steps": 2},
+        {"distributed": False, "resume": root},
+    )  # fmt: skip
+    check([saved, same])
+    assert [r["digest"] for r in same] == [r["digest"] for r in saved]
+    assert all("was saved in 2 parts and has 1 now" in rank["error"] for rank in refused)

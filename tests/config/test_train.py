@@ -1,8 +1,11 @@
 """Settings refuse what contradicts itself, with the flag, the value and the mend."""
 
+import dataclasses
+
 import pytest
 
 from mindspeed_llm.config import train as config
+from mindspeed_llm.config.model import ExpertsConfig, ModelConfig, RopeConfig
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.config.run import CheckpointSettings, LogSettings, RuntimeSettings
@@ -38,6 +41,10 @@ def settings(**kinds):
          "no effect"),
         ("TrainConfig", {"seq_length": 8, "train_iters": 1, "micro_batch_size": 0},
          "--micro-batch-size is 0"),
+        ("TrainConfig", {"seq_length": 8, "train_iters": 1, "moe_aux_loss_coeff": -0.1},
+         "--moe-aux-loss-coeff is -0.1"),
+        ("TrainConfig", {"seq_length": 8, "train_iters": 1, "moe_aux_loss_coeff": 0.1,
+                         "moe_router_load_balancing_type": "none"}, "contradicts"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_its_flag(kind, fields, words):
@@ -89,3 +96,36 @@ def test_log_directory_follows_save(tmp_path):
     assert settings(checkpoint=saving).log_dir == tmp_path / "logs"
     own = LogSettings(log_dir=tmp_path / "own")
     assert settings(checkpoint=saving, log=own).log_dir == tmp_path / "own"
+
+
+DENSE = ModelConfig(
+    family="test", num_layers=2, hidden_size=8, ffn_hidden_size=16, num_attention_heads=4,
+    num_query_groups=2, head_dim=2, vocab_size=11, max_position_embeddings=32, norm_epsilon=1e-6,
+    activation="silu", tie_word_embeddings=True, rope=RopeConfig(theta=1e4),
+)  # fmt: skip
+SPARSE = dataclasses.replace(DENSE, experts=ExpertsConfig(
+    num_experts=4, top_k=2, ffn_hidden_size=8, renormalized=True, layers=(0, 1)
+))  # fmt: skip
+FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+@pytest.mark.parametrize(("model", "parallel", "train", "message"), [
+    (SPARSE, {"tensor_model_parallel_size": 2}, {}, "needs --sequence-parallel in training"),
+    (DENSE, {}, {"moe_aux_loss_coeff": 0.01}, "--moe-aux-loss-coeff 0.01: .* has no experts"),
+    (SPARSE, {"pipeline_model_parallel_size": 2}, FULL | {"moe_aux_loss_coeff": 0.01},
+     "full and several pipeline stages"),
+])  # fmt: skip
+def test_what_experts_need_in_training(model, parallel, train, message):
+    made = settings(
+        parallel=ParallelConfig(**parallel),
+        train=config.TrainConfig(seq_length=32, train_iters=1, **train),
+    )
+    with pytest.raises(ConfigError, match=message):
+        made.check_model(model)
+
+
+def test_experts_that_can_be_trained():
+    two = {"tensor_model_parallel_size": 2, "sequence_parallel": True}
+    balanced = config.TrainConfig(seq_length=32, train_iters=1, moe_aux_loss_coeff=0.01, **FULL)
+    settings(parallel=ParallelConfig(**two), train=balanced).check_model(SPARSE)
+    settings(parallel=ParallelConfig(tensor_model_parallel_size=2)).check_model(DENSE)

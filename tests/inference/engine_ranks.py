@@ -14,14 +14,30 @@ def ended_early(engine: object, prompts: list, limit: int) -> dict:
     return ended
 
 
-def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: int) -> dict:
+def start(tp: int, pp: int, ep: int = 1, etp: int | None = None) -> object:
+    """megatron-core's groups, and the same layout as ours."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    from mindspeed_llm.config.parallel import ParallelConfig
+
+    parallel_state.initialize_model_parallel(
+        tp, pp, expert_model_parallel_size=ep, expert_tensor_parallel_size=etp
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    return ParallelConfig(
+        tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp,
+        expert_model_parallel_size=ep, expert_tensor_parallel_size=etp,
+    )  # fmt: skip
+
+
+def main(
+    models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: int, *experts: int | None
+) -> dict:
     from pathlib import Path
 
     import torch
-    from megatron.core import parallel_state, tensor_parallel
 
     from mindspeed_llm.checkpoint.state import load_weights
-    from mindspeed_llm.config.parallel import ParallelConfig
     from mindspeed_llm.inference import memory
     from mindspeed_llm.inference.engine import Engine
     from mindspeed_llm.inference.ranks import Ranks
@@ -31,16 +47,14 @@ def main(models: dict, tp: int, pp: int, prompts: list, follow_up: list, limit: 
     from mindspeed_llm.models.registry import read_model
 
     memory.BLOCK = 16  # so that these short conversations make the cache grow
-    parallel_state.initialize_model_parallel(tp, pp)
-    tensor_parallel.model_parallel_cuda_manual_seed(1)
-    layout = ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
+    layout = start(tp, pp, *experts)
     answers = {}
     for name, directory in models.items():
         config = read_model(Path(directory))
         model = build_model(config, layout, dtype=torch.float32, perform_initialization=False)
         load_weights(Path(directory), [model])
         stages = Stages(model.eval(), torch.device("cpu"), 120)
-        ranks = Ranks(tp * pp - tp)
+        ranks = Ranks(layout.replica_size - layout.replica_size // pp)
         engine = Engine(stages, ranks, stop_ids=(), chunk=9)
         if not ranks.is_leader:
             engine.follow()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 RANKS = Path(__file__).with_name("engine_ranks.py").read_text(encoding="utf-8")
-FAMILIES = ("llama", "gemma2", "gemma3")
+FAMILIES = ("llama", "gemma2", "gemma3", "mixtral")
 LAYOUTS = {"one process": (1, 1), "TP 2": (2, 1), "PP 2": (1, 2)}
 LIMIT = 12  # with the prompts below, past the window of 8
 
@@ -85,6 +85,26 @@ def test_equals_generate_of_transformers(family: str, ranks: list[dict], oracle:
             min_new_tokens=LIMIT, eos_token_id=None, pad_token_id=0,
         )[0, len(turn["prompt"]) :]  # fmt: skip
         assert turn["ids"] == fresh == expected.tolist()
+
+
+@pytest.mark.parametrize(("size", "layout"), [
+    (2, (1, 1, 2, None)),
+    pytest.param(2, (2, 1, 2, 1), marks=pytest.mark.slow),
+    pytest.param(4, (1, 2, 2, None), marks=pytest.mark.slow),
+    pytest.param(4, (2, 1, 2, None), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_experts_on_several_ranks_say_the_same(
+    size: int, layout: tuple, run_ranks: Callable, directories: dict, oracle: dict
+) -> None:
+    """TP, PP, EP, tensor-parallel ranks of an expert; all ranks work on the same tokens."""
+    tp, pp, ep, etp = layout
+    models = {"mixtral": directories["mixtral"]}
+    ranks = run_ranks(size, RANKS, models, tp, pp, PROMPTS, TURNS, LIMIT, ep, etp)
+    found = ranks[0]["mixtral"]
+    expected = [_expected(oracle["mixtral"], prompt) for prompt in PROMPTS]
+    assert found["single"] == found["batch"] == expected
+    assert [turn["ids"] for turn in found["turns"]] == found["fresh turns"]
+    assert len({tuple(rank["mixtral"]["held"]) for rank in ranks}) == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

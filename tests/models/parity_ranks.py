@@ -130,8 +130,11 @@ def case(directory, parallel):
     )
     model = read_model(Path(directory))
     generator = torch.Generator().manual_seed(5)
-    ids = torch.randint(3, model.vocab_size, (2, TOKENS), generator=generator)
-    labels = torch.randint(0, model.vocab_size, (2, TOKENS), generator=generator)
+    replicas, replica = (parallel_state.get_data_parallel_world_size(),
+                         parallel_state.get_data_parallel_rank())  # fmt: skip
+    shape = (max(2, replicas), TOKENS)
+    ids = torch.randint(3, model.vocab_size, shape, generator=generator)
+    labels = torch.randint(0, model.vocab_size, shape, generator=generator)
     reference = theirs(ids).logits
     loss = F.cross_entropy(reference.flatten(0, 1), labels.flatten())
     loss.backward()
@@ -139,8 +142,6 @@ def case(directory, parallel):
 
     gpt = build_model(model, parallel, dtype=torch.float32, perform_initialization=False)
     padded = parallel.padded_vocab_size(model.vocab_size)
-    replicas, replica = (parallel_state.get_data_parallel_world_size(),
-                         parallel_state.get_data_parallel_rank())  # fmt: skip
     ids, labels, reference = (x.chunk(replicas)[replica] for x in (ids, labels, reference))
     weights = whole(model, as_files(theirs, theirs.state_dict()), padded)
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}

@@ -66,10 +66,10 @@ LAYOUTS = {  # TP, PP, sequence parallel
     "TP 2 PP 2": (2, 2, True),
 }
 EXPERTS = {  # processes, TP, PP, sequence parallel, EP, tensor-parallel ranks of an expert
-    "EP 2": (2, 1, 1, False, 2, None),
     "TP 2 EP 2 of whole experts": (2, 2, 1, True, 2, 1),
 }
 MORE_EXPERTS = {
+    "EP 2": (2, 1, 1, False, 2, None),
     "EP 4": (4, 1, 1, False, 4, None),
     "EP 2, two replicas": (4, 1, 1, False, 2, None),
     "EP 2 PP 2": (4, 1, 2, False, 2, None),

@@ -262,3 +262,39 @@ def test_attention_counts_layers_from_the_first_of_the_model(monkeypatch):
     mended(None, "config", "submodules", 2, "causal")
     mended(None, "config", "submodules", layer_number=1)
     assert seen == [(6, "causal"), (5,)]
+
+
+def uneven():
+    """Runs on each of two ranks: parts of 3 and 1 rows, without the patches and with them."""
+    import torch
+    import torch.distributed as dist
+    from megatron.core.tensor_parallel import mappings
+
+    from mindspeed_llm.patches import engine
+
+    group = dist.group.WORLD
+    rank, sizes = dist.get_rank(), [3, 1]
+    whole = torch.arange(8.0).view(4, 2)
+    mine = whole.split(sizes)[rank]
+    out = {
+        "gathered": mappings._gather_along_first_dim(mine, group, sizes).tolist(),
+        "even": mappings._gather_along_first_dim(whole[2 * rank : 2 * rank + 2], group).tolist(),
+        "scattered": mappings._reduce_scatter_along_first_dim(whole, group, sizes).tolist(),
+    }
+    engine.revert()
+    torch.cuda.current_device = lambda: torch.device("cpu")
+    try:
+        mappings._gather_along_first_dim(mine, group, sizes)
+        out["without"] = "no error"
+    except RuntimeError as err:
+        out["without"] = str(err)
+    return out
+
+
+def test_parts_of_different_sizes_over_gloo(run_ranks):
+    whole = torch.arange(8.0).view(4, 2)
+    answers = run_ranks(2, uneven)
+    for mine, answer in zip(whole.split([3, 1]), answers, strict=True):
+        assert answer["gathered"] == answer["even"] == whole.tolist()
+        assert answer["scattered"] == (2 * mine).tolist()
+        assert "invalid tensor size" in answer["without"]

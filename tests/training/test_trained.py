@@ -3,11 +3,13 @@
 import json
 import re
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from mindspeed_llm.checkpoint.weights import Place
 from mindspeed_llm.config.tuning import LoraConfig, TuningSettings
+from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.models.registry import read_model
 from mindspeed_llm.training.trained import Choice, choose, parameter_names, table
 
@@ -143,3 +145,21 @@ def test_the_choice_is_checked_against_the_model_and_counted(tiny_hf_model, tmp_
     assert len(lines) == 3 and "linear_fc2.weight" in lines[1]
     assert lines[1].split()[1:] == ["1.28", "k", "beside", "24.58", "k"]  # 4 x 2 x (96 + 64)
     assert lines[2].startswith("  in all") and lines[2].endswith("%)")
+
+
+@pytest.mark.parametrize(("changes", "flags", "message"), [
+    ({}, {"lora_r": 4}, "linear_fc1 and linear_fc2 are experts .*linear_qkv linear_proj"),
+    ({}, {"lora_target_modules": ("linear_qkv", "linear_fc2")}, "linear_fc2 are experts"),
+    ({"mlp_only_layers": [0]}, {"lora_target_modules": ("linear_qkv",)}, "only some layers"),
+])  # fmt: skip
+def test_experts_take_no_adapters(changes, flags, message, tiny_hf_model, tmp_path):
+    directory = tiny_hf_model("qwen3_moe", tmp_path, **changes)
+    with pytest.raises(ConfigError, match=message):
+        choose(TuningSettings(**flags), Place(base=directory), None, read_model(directory))
+
+
+def test_a_model_with_experts_takes_adapters_at_attention(tiny_hf_model, tmp_path):
+    directory = tiny_hf_model("qwen3_moe", tmp_path)
+    tuning = TuningSettings(lora_target_modules=("linear_qkv", "linear_proj"))
+    choice = choose(tuning, Place(base=directory), None, read_model(directory))
+    assert choice.lora.targets == ("linear_qkv", "linear_proj")
