@@ -27,6 +27,7 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 SAFE = ".safetensors"
+BAD = ("", ".", "..")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _INDEX_LIMIT = 64 * 2**20
@@ -279,7 +280,7 @@ def _weight_files(directory: Path, trust_pickle: bool) -> list[tuple[Path, set[s
         check_trusted(directory / index, trust_pickle)
     by_file: dict[str, set[str]] = {}
     for name, file in _weight_map(directory / index).items():
-        if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+        if not isinstance(file, str) or Path(file).name != file or file in BAD or "\0" in file:
             raise CheckpointError(f"{directory / index}: {name} lies in {file!r:.120}; expected "
                                   "the name of a file in the same directory")  # fmt: skip
         if not file.endswith(suffix):

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 from mindspeed_llm.config.model import RopeConfig
 from mindspeed_llm.errors import ModelError
 
+MAX_LAYERS = 10_000  # each is written out by name: more would only eat time and memory
 MAX_BYTES = 4 << 20  # a config.json has a few kB; more is not one
 
 # Keys without influence on the forward pass of a text decoder, or that are read elsewhere
@@ -103,10 +104,13 @@ class HFConfig:
         return default
 
     def integer(self, key: str, default: int | None = _REQUIRED) -> Any:
-        """Integer >= 1; `null` and absence give `default`."""
+        """Integer >= 1 that can be a size; `null` and absence give `default`."""
         value = self._get(key, default)
         if value is not default and (type(value) is not int or value < 1):
             self.wrong(key, "an integer >= 1")
+        largest = MAX_LAYERS if key == "num_hidden_layers" else 2**31 - 1
+        if value is not default and value > largest:
+            self.wrong(key, f"at most {largest}")
         return value
 
     def same_integer(self, key: str, other: str, default: int) -> int:
