@@ -23,9 +23,10 @@ from mindspeed_llm.logging import get_logger
 from mindspeed_llm.patches.hooks import PostImport
 from mindspeed_llm.patches.record import Outcome, Patch, Report
 from mindspeed_llm.patches.registry import REGISTER
-from mindspeed_llm.patches.versions import matches, mcore_version
+from mindspeed_llm.patches.versions import has_package, matches, mcore_version
 
 _MISSING = object()
+_OTHER_ENGINE = "mindspeed.megatron_adaptor"  # MindSpeed's, which patches the same symbols
 _log = get_logger(__name__)
 
 
@@ -67,6 +68,8 @@ class Engine:
         kind = device if isinstance(device, str) else device.kind
         if self._device == kind:
             return self.report()
+        if _OTHER_ENGINE in sys.modules:
+            raise PatchError(_two_engines("was imported before"))
         self.revert()
         self._version = (
             mcore_version() if self._fixed_version is _MISSING else self._fixed_version  # type: ignore[assignment]
@@ -144,6 +147,8 @@ class Engine:
                 self._skipped[patch] = f"not for {kind}"
             elif not matches(self._version, patch.mcore):
                 self._skipped[patch] = f"not for megatron-core {self._version}"
+            elif (missing := self._missing_package(patch)) is not None:
+                self._skipped[patch] = f"{missing} is not installed"
             elif patch.kind == "inject":
                 self._inject.append(patch)
             elif patch.kind == "switch":
@@ -157,7 +162,17 @@ class Engine:
                         )
                     self._active.setdefault(target, []).append(patch)
 
+    @staticmethod
+    def _missing_package(patch: Patch) -> str | None:
+        """The part of megatron that the target is in, when megatron-core came without it."""
+        parts = patch.target.split(":")[0].split(".")
+        package = ".".join(parts[:2])
+        optional = parts[0] == "megatron" and package not in ("megatron.*", "megatron.core")
+        return package if optional and not has_package(package) else None
+
     def _wanted(self, name: str) -> bool:
+        if name == _OTHER_ENGINE:
+            raise PatchError(_two_engines("is imported after"))
         if any(name.startswith(patch.target.split("*")[0]) for patch in self._inject):
             return True
         return any(target.split(":")[0] == name for target in self._active)
@@ -222,6 +237,14 @@ class Engine:
                 f"{patch.adapter} does not fit {target} of megatron-core {self._version}: "
                 f"{problem}; install a megatron-core {patch.mcore}, or report this"
             )
+
+
+def _two_engines(when: str) -> str:
+    return (
+        f"{_OTHER_ENGINE} {when} mindspeed_llm.megatron_adaptor: both exchange the same functions of "
+        "megatron-core, and which of them would stand depends on the order of imports. Keep one of "
+        "the two imports; ours needs nothing of MindSpeed's"
+    )
 
 
 def misfit(original: Any, new: Any, needs: tuple[str, ...] = ()) -> str | None:

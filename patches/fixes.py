@@ -285,6 +285,20 @@ def refuse_two_stages(original: Callable[..., Any]) -> Callable[..., Any]:
     return schedule
 
 
+def without_cuda(original: Callable[..., Any]) -> Callable[..., Any]:
+    """initialize_megatron that does not ask for a GPU."""
+
+    @functools.wraps(original)
+    def initialize(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs | {"allow_no_cuda": True})
+
+    return initialize
+
+
+def no_fused_kernels(args: Any) -> None:
+    """Stands for the loader of kernels that only nvcc can build."""
+
+
 def _config_of(model: Any) -> Any:
     """Configuration of the first chunk, below DistributedDataParallel and Float16Module."""
     return sys.modules["megatron.core.utils"].get_model_config(

@@ -345,6 +345,75 @@ _KERNELS = (
     ),
 )
 
+_PLAIN_MODELS = (
+    Patch(
+        target="megatron.core.transformer.dot_product_attention:DotProductAttention.forward",
+        adapter="mindspeed_llm.patches.attention:packed_rows",
+        kind="wrap",
+        why="Asserts that rows are not packed. A GPTModel of megatron-core's local specification "
+        "takes PackedSeqParams with this: no sequence of a row sees another, windows included. "
+        "(Our own models have another core attention.)",
+        upstream="none: megatron-core leaves packed rows to Transformer Engine",
+        remove_when="DotProductAttention takes packed_seq_params",
+        needs=("attention_mask", "packed_seq_params"),
+    ),
+)
+
+_MEGATRON_LM = "mindspeed_llm.training.megatron_lm"
+_CHECKOUT = "none: megatron.training has no place for other flags and data sets"
+_CHECKOUT_END = "a Megatron-LM script takes data sets and a forward step by name"
+_TRAINING = (
+    Patch(
+        target="megatron.training.arguments:parse_args",
+        adapter=f"{_MEGATRON_LM}:with_flags",
+        kind="wrap",
+        why="Adds --is-instruction-dataset and the flags that go with it, and checks them against "
+        "the data sets before anything is built.",
+        upstream=_CHECKOUT,
+        remove_when=_CHECKOUT_END,
+        needs=("extra_args_provider", "ignore_unknown_args"),
+    ),
+    Patch(
+        target="megatron.training.arguments:validate_args",
+        adapter=f"{_MEGATRON_LM}:with_token_loss",
+        kind="wrap",
+        why="The loss of instruction data is divided by the supervised tokens of the whole batch, "
+        "not by micro-batches that have more or fewer of them.",
+        upstream=_CHECKOUT,
+        remove_when=_CHECKOUT_END,
+        needs=("args",),
+    ),
+    Patch(
+        target="megatron.training.training:pretrain",
+        adapter=f"{_MEGATRON_LM}:with_instruction_data",
+        kind="wrap",
+        why="Data sets and forward step belong to the script that is run and go through here: with "
+        "--is-instruction-dataset ours take their place, else they are handed on as they are.",
+        upstream=_CHECKOUT,
+        remove_when=_CHECKOUT_END,
+        needs=("train_valid_test_dataset_provider", "forward_step_func"),
+    ),
+    Patch(
+        target="megatron.training.initialize:initialize_megatron",
+        adapter=f"{_FIXES}:without_cuda",
+        kind="wrap",
+        why="Asserts that there is a GPU.",
+        upstream=_ASSUMES_CUDA,
+        remove_when=_CPU_SUPPORT,
+        devices=("cpu",),
+        needs=("allow_no_cuda",),
+    ),
+    Patch(
+        target="megatron.legacy.fused_kernels:load",
+        adapter=f"{_FIXES}:no_fused_kernels",
+        kind="replace",
+        why="Asks nvcc for its version before it looks whether there is anything to build.",
+        upstream=_ASSUMES_CUDA,
+        remove_when=_CPU_SUPPORT,
+        devices=("cpu", "npu"),
+    ),
+)
+
 REGISTER: tuple[Patch, ...] = (
     *_DEVICES,
     *_TYPE_NAMES,
@@ -353,4 +422,6 @@ REGISTER: tuple[Patch, ...] = (
     *_VERSIONS,
     *_DEFECTS,
     *_KERNELS,
+    *_PLAIN_MODELS,
+    *_TRAINING,
 )

@@ -30,6 +30,14 @@ def mcore_version() -> str | None:
     return ".".join(found[part] for part in ("MAJOR", "MINOR", "PATCH"))
 
 
+def has_package(name: str) -> bool:
+    """Whether there is a package `name` (`megatron.training`) to import; imports nothing."""
+    parent, _, child = name.partition(".")
+    spec = importlib.machinery.PathFinder.find_spec(parent)
+    places = [] if spec is None else list(spec.submodule_search_locations or [])
+    return any((Path(place) / child).is_dir() for place in places)
+
+
 def matches(version: str, comparisons: str) -> bool:
     """True when `version` (digits and dots) meets all comma-separated `comparisons`."""
     return all(_compare(_numbers(version), part.strip()) for part in comparisons.split(","))

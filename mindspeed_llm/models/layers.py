@@ -204,7 +204,7 @@ class CoreAttention(MegatronModule):
                 return attend(query, key, value, hidden=attention_mask, **how)
             if attention_mask is not None:
                 raise ValueError("packed sequences take no attention mask besides")
-            bounds = _boundaries(packed_seq_params)
+            bounds = boundaries(packed_seq_params)
             return self._packed(query, key, value, cu_seqlens=bounds, **how)
 
 
@@ -237,11 +237,11 @@ def _over_ranks(
 def _own_share(tokens: int, packed: PackedSeqParams | None) -> Share:
     """What this context-parallel rank holds, when it has `tokens` tokens of each row."""
     ranks = parallel_state.get_context_parallel_world_size()
-    bounds = (0, tokens * ranks) if packed is None else tuple(_boundaries(packed))
+    bounds = (0, tokens * ranks) if packed is None else tuple(boundaries(packed))
     return shares(bounds, ranks)[parallel_state.get_context_parallel_rank()]
 
 
-def _boundaries(packed: PackedSeqParams) -> list[int]:
+def boundaries(packed: PackedSeqParams) -> list[int]:
     """Where the sequences of a packed row begin, and its length; read once for all layers and
     passes of a batch, and kept in `packed`."""
     held = vars(packed).get(_BOUNDS)

@@ -86,7 +86,7 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
             replica.loss.choose(batch.targets, batch.turns if forward_only else None)
         if replica.balance is not None:
             replica.balance.choose(batch.real)
-        sequences = _sequences(batch.cu_seqlens)
+        sequences = packed_sequences(batch.cu_seqlens)
         output = model(batch.tokens, batch.positions, None, packed_seq_params=sequences)
 
         def loss(answer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -110,7 +110,7 @@ def _pass(replica: Replica, micro_batches: Sequence[MicroBatch], *, forward_only
     return _sum_over_ranks(losses, micro_batches, replica, by_turn=forward_only)
 
 
-def _sequences(cu_seqlens: torch.Tensor | None) -> PackedSeqParams | None:
+def packed_sequences(cu_seqlens: torch.Tensor | None) -> PackedSeqParams | None:
     """What every pipeline stage's layers must know of a packed micro-batch."""
     if cu_seqlens is None:
         return None

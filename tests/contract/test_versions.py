@@ -77,7 +77,13 @@ def test_every_patch_applies_and_reverts(env):
     # a bool may be what it was to be already; everything else is another object
     assert result["changed"] >= result["applied"] - 1
     assert all(
-        reason in ("not for cpu", f"not for megatron-core {result['version']}")
+        reason
+        in (
+            "not for cpu",
+            f"not for megatron-core {result['version']}",
+            "megatron.training is not installed",
+            "megatron.legacy is not installed",
+        )
         for reason in result["skipped"].values()
     )
     assert result["torch"] and result["own"]

@@ -283,3 +283,19 @@ def test_misfit_of_variadic_originals():
     assert module.misfit(lambda *args, **kwargs: 0, lambda a, *args, **kwargs: 0) is not None
     assert module.misfit(lambda a, *args: 0, lambda a, *args, **kwargs: 0) is None
     assert module.misfit(1, lambda: 0) is None
+
+
+def test_mindspeeds_engine_beside_ours_is_refused(monkeypatch):
+    package = types.ModuleType("mindspeed")
+    package.__path__ = []
+    monkeypatch.setitem(sys.modules, "mindspeed", package)
+    engine = Engine([], version="0.16.1")
+    engine.apply("cpu")
+    try:
+        with pytest.raises(PatchError, match="is imported after mindspeed_llm.megatron_adaptor"):
+            importlib.import_module("mindspeed.megatron_adaptor")
+    finally:
+        engine.revert()
+    monkeypatch.setitem(sys.modules, "mindspeed.megatron_adaptor", types.ModuleType("m"))
+    with pytest.raises(PatchError, match="was imported before"):
+        engine.apply("cpu")
