@@ -241,9 +241,9 @@ class Engine:
 
 def _two_engines(when: str) -> str:
     return (
-        f"{_OTHER_ENGINE} {when} mindspeed_llm.megatron_adaptor: both exchange the same functions of "
-        "megatron-core, and which of them would stand depends on the order of imports. Keep one of "
-        "the two imports; ours needs nothing of MindSpeed's"
+        f"{_OTHER_ENGINE} {when} mindspeed_llm.megatron_adaptor: both exchange the same functions "
+        "of megatron-core, and which of them would stand depends on the order of imports. Keep one "
+        "of the two imports; ours needs nothing of MindSpeed's"
     )
 
 

@@ -41,7 +41,9 @@ def test_check_applies_every_patch_for_the_cpu():
     assert data["device"] == "cpu" and data["megatron_core"]
     assert [row["target"] for row in data["patches"]] == [patch.target for patch in REGISTER]
     for row in data["patches"]:
-        expected = "skipped" if row["reason"].startswith("not for") else "applied"
+        reason = row["reason"]
+        away = reason.startswith("not for") or reason.endswith(" is not installed")
+        expected = "skipped" if away else "applied"
         assert row["state"] == expected, row
     assert sum(row["state"] == "applied" for row in data["patches"]) > 15
 

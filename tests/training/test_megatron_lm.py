@@ -23,8 +23,9 @@ if __name__ == "__main__":
 """
 FLAGS = """--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 64
 --max-position-embeddings 64 --global-batch-size 4 --train-iters 3 --lr 1e-3
---transformer-impl local --no-persist-layer-norm --no-gradient-accumulation-fusion --no-masked-softmax-fusion
---no-bias-swiglu-fusion --no-bias-gelu-fusion --no-bias-dropout-fusion --no-rope-fusion
+--transformer-impl local --no-persist-layer-norm --no-gradient-accumulation-fusion
+--no-masked-softmax-fusion --no-bias-swiglu-fusion --no-bias-gelu-fusion
+--no-bias-dropout-fusion --no-rope-fusion
 --distributed-backend gloo --position-embedding-type rope --normalization RMSNorm --swiglu
 --disable-bias-linear --use-distributed-optimizer --log-interval 1 --eval-iters 1
 --eval-interval 1000 --attention-dropout 0 --hidden-dropout 0 --num-workers 0 --split 80,10,10
