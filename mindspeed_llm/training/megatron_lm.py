@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -108,9 +109,8 @@ class Provider:
 
 
 def _args() -> argparse.Namespace:
-    from megatron.training import get_args
-
-    return get_args()
+    # The script that is run has imported it; nothing here needs it otherwise.
+    return sys.modules["megatron.training"].get_args()
 
 
 def _either(theirs: Callable[..., Any]) -> Callable[..., Any]:
