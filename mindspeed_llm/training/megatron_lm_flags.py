@@ -62,8 +62,9 @@ def settle(args: argparse.Namespace, fail: Callable[[str], NoReturn]) -> None:
             if getattr(args, name) != how.get("default", how.get("action") == "store_false"):
                 fail(f"{flag} has no effect without --is-instruction-dataset")
         return
+    given = vars(args)  # which of these flags there are depends on the version
     for name in _WITHOUT_EFFECT:
-        if getattr(args, name, None):
+        if given.get(name):
             fail(f"--{name.replace('_', '-')} contradicts --is-instruction-dataset; drop one")
     if not args.data_path:
         fail("--is-instruction-dataset needs --data-path, the prefix that preprocess wrote to")
