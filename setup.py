@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent
 
 PLOT = ["matplotlib>=3.8"]
 GGUF = ["gguf>=0.17"]
+TENSORBOARD = ["tensorboard>=2.14"]
 CHAT = ["prompt-toolkit>=3.0.36"]
 # megatron-core's own torch_dist saver, which the tests compare with, asks it for the memory in use.
 PSUTIL = "psutil"
@@ -45,10 +46,11 @@ setup(
         "gguf": GGUF,
         "quickstart": PLOT + GGUF,
         "chat": CHAT,
+        "tensorboard": TENSORBOARD,
         "npu": ["torch_npu"],
         "cuda": [],
         "serve": SERVE,
-        "dev": [*PLOT, *GGUF, *CHAT, *SERVE, *PEFT, *TESTS, "openai>=1.40"],
+        "dev": [*PLOT, *TENSORBOARD, *GGUF, *CHAT, *SERVE, *PEFT, *TESTS, "openai>=1.40"],
     },
     entry_points={"console_scripts": ["mindspeed-llm = mindspeed_llm.cli.main:main"]},
 )

@@ -193,12 +193,18 @@ def load_training(
     optimizer: MegatronOptimizer | None,
     *,
     check: Verify = "full",
+    with_optimizer: bool = True,
+    with_rng: bool = True,
 ) -> dict[str, Any]:
     """Restore what `save_training` wrote and return its `state`; every rank calls it.
 
     With the same number of processes and the same TP, PP, VPP and CP the run continues bit-equal.
     With another layout weights and optimizer are the same numbers, but the random states are those
     of other ranks: they are left as they are (seeded by the new run) and a warning says so.
+
+    Args:
+        with_optimizer, with_rng: False leaves the optimizer's state, or the random states, as they
+            are; the optimizer's main weights are those that were loaded.
 
     Raises:
         CheckpointError: missing, damaged, of another model or optimizer, or converted weights
@@ -220,13 +226,16 @@ def load_training(
         return out
 
     kinds = optimizer_state.kinds(optimizer)
-    if optimizer is not None and set(about["optimizer"]) != set(kinds):
+    same = set(about["optimizer"]) == set(kinds)
+    if optimizer is not None and with_optimizer and not same:
         raise CheckpointError(f"{checkpoint.path}: saved with optimizer {about['optimizer']}, this "
                               f"run has {kinds}; use the settings it was saved with (distributed "
                               "optimizer, dtype), or start from its weights")  # fmt: skip
     states = _model_states(model)
     _fill_model(states, source, about["vocab_size"], cast=False)
-    if optimizer is not None:
+    if optimizer is not None and not with_optimizer:
+        optimizer.reload_model_params()
+    elif optimizer is not None:
         optimizer_state.load(
             optimizer,
             states,
@@ -235,7 +244,9 @@ def load_training(
             objects=unpack(common["objects"], tensor),
             vocab_size=about["vocab_size"],
         )
-    if about["layout"] == layout:
+    if not with_rng:
+        _log.info("the random state of the checkpoint is left out (--no-load-rng)")
+    elif about["layout"] == layout:
         rng.restore(unpack(common["rng"][ranks.rank()], tensor))
     else:
         (_log.warning if ranks.rank() == 0 else _log.debug)(

@@ -49,10 +49,10 @@ class CheckpointSettings:
     load_optim: bool = setting(
         True,
         negative="--no-load-optim",
-        help="leave the optimizer's state of --load; see --finetune",
+        help="continue without the optimizer's state and the place in the schedule",
     )
     load_rng: bool = setting(
-        True, negative="--no-load-rng", help="leave the random state of --load; see --finetune"
+        True, negative="--no-load-rng", help="continue with the random state of a new run"
     )
 
     def __post_init__(self) -> None:
@@ -72,11 +72,6 @@ class CheckpointSettings:
             )
         if not self.verify and self.save_hf is None:
             raise ConfigError("--no-verify has no effect without --save-hf DIRECTORY")
-        if not self.finetune and not (self.load_optim and self.load_rng):
-            raise ConfigError(
-                "--no-load-optim and --no-load-rng go with --finetune here: a run is either "
-                "continued exactly or started anew from its weights"
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,13 +85,37 @@ class LogSettings:
     device_peak_tflops: float | None = setting(
         None, help="peak of one device in this precision, for MFU where it is not known here"
     )
+    tensorboard_dir: Path | None = setting(None, help="write TensorBoard's files there")
+    profile: bool = setting(False, help="trace some iterations with torch.profiler, to --log-dir")
+    profile_step_start: int | None = setting(
+        None, help="of --profile: the iteration behind which the trace begins (10)"
+    )
+    profile_step_end: int | None = setting(None, help="of --profile: its last iteration (12)")
+    profile_ranks: tuple[int, ...] | None = setting(
+        None, help="of --profile: ranks that write a trace (0)", metavar="RANK"
+    )
     eval_interval: int = setting(1000, help="evaluate every N iterations; see --eval-iters")
     eval_iters: int = setting(0, help="validation batches of an evaluation; 0 does not evaluate")
 
     def __post_init__(self) -> None:
         at_least(self, 1, "log_interval", "eval_interval")
         at_least(self, 0.001, "device_peak_tflops")
-        at_least(self, 0, "eval_iters")
+        at_least(self, 0, "eval_iters", "profile_step_start")
+        for name in ("profile_step_start", "profile_step_end", "profile_ranks"):
+            if getattr(self, name) is not None and not self.profile:
+                raise ConfigError(f"{flag_of(name)} has no effect without --profile")
+        start, end = self.profiled
+        if start >= end:
+            raise ConfigError(
+                f"--profile-step-end {end} is not above --profile-step-start {start}; the "
+                "iterations between them are traced"
+            )
+
+    @property
+    def profiled(self) -> tuple[int, int]:
+        """The iteration behind which the trace begins, and its last one."""
+        start = 10 if self.profile_step_start is None else self.profile_step_start
+        return start, start + 2 if self.profile_step_end is None else self.profile_step_end
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -180,6 +180,8 @@ class Settings:
         for flag, is_asked in asked.items():
             if is_asked and not self.log.eval_iters:
                 raise ConfigError(f"{flag} has no effect without evaluations; give --eval-iters N")
+        if self.log.profile and self.log_dir is None:
+            raise ConfigError("--profile writes to --log-dir, or to logs/ in --save; give one")
         if self.control.on_non_finite == "rollback" and self.checkpoint.save is None:
             raise ConfigError("--on-non-finite rollback goes back to a checkpoint; give --save")
 
@@ -206,6 +208,7 @@ ALWAYS: dict[str, str] = {
     "--no-masked-softmax-fusion": "apex's fused softmax is never used",
     "--no-persist-layer-norm": "apex's persistent layer norm is never used",
     "--exit-signal-handler": "SIGTERM and SIGUSR1 end a run after its iteration, with a checkpoint",
+    "--use-pytorch-profiler": "--profile is torch.profiler's",
     "--lora-ckpt-filter": "checkpoints of a LoRA run hold the adapters alone",
 }
 

@@ -30,6 +30,7 @@ from mindspeed_llm.data.templates import TEMPLATES
 from mindspeed_llm.data.tokenizer import Tokenizer
 from mindspeed_llm.errors import CheckpointError, ConfigError
 from mindspeed_llm.models.registry import read_model
+from mindspeed_llm.training.board import check_tensorboard
 from mindspeed_llm.training.rows import Rows, open_rows, read_manifests
 from mindspeed_llm.training.trained import Choice, choose
 
@@ -64,6 +65,8 @@ def read_inputs(
         ConfigError: a flag contradicts the checkpoint, the data set or another flag.
         DataError: no data set at --data-path, or not of this tokenizer or model.
     """
+    if settings.log.tensorboard_dir is not None and check_tokenizer:
+        check_tensorboard()
     load = settings.checkpoint.load
     if not load.exists():
         raise CheckpointError(

@@ -218,6 +218,10 @@ def draw_curve(records: Path, image: Path) -> str:
     if checks:
         x, y = [c["iteration"] for c in checks], [c["validation_loss"] for c in checks]
         axes.plot(x, y, "o-", label="validation")
+        for turn in _drawn(checks):
+            has = [c for c in checks if turn in c["validation_turn_losses"]]
+            y = [c["validation_turn_losses"][turn] for c in has]
+            axes.plot([c["iteration"] for c in has], y, ".--", lw=0.8, label=f"turn {turn}")
         axes.legend()
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss (nats per supervised token)")
@@ -227,3 +231,11 @@ def draw_curve(records: Path, image: Path) -> str:
     figure.savefig(fresh, format="png")
     os.replace(fresh, image)
     return f"loss curve: {image}"
+
+
+def _drawn(checks: Sequence[dict[str, Any]], most: int = 6) -> list[str]:
+    """Turns whose validation losses are drawn: the first ones, if there are several."""
+    turns = {turn for check in checks for turn in check.get("validation_turn_losses", {})}
+    for check in checks:  # of an older run
+        check.setdefault("validation_turn_losses", {})
+    return sorted(turns, key=int)[:most] if len(turns) > 1 else []

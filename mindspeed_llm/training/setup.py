@@ -26,18 +26,23 @@ from mindspeed_llm.errors import ConfigError
 from mindspeed_llm.logging import get_logger
 from mindspeed_llm.models.build import build_model
 from mindspeed_llm.training.balance import Balance
+from mindspeed_llm.training.board import Board
 from mindspeed_llm.training.feed import Batching, Feed
 from mindspeed_llm.training.flops import Work
 from mindspeed_llm.training.inputs import Inputs
 from mindspeed_llm.training.loop import Best, Job, Position
 from mindspeed_llm.training.loss import SupervisedLoss
 from mindspeed_llm.training.optimizer import build_optimizer, wrap_model
+from mindspeed_llm.training.profile import Trace
 from mindspeed_llm.training.rows import order_fact, ordering, say_passes
 from mindspeed_llm.training.schedule import build_schedule, check_schedule, restore_schedule
 from mindspeed_llm.training.step import Replica
 from mindspeed_llm.training.trained import load_chosen, table
 
 _log = get_logger(__name__)
+_OPTIMIZER_FACTS = (
+    "optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "clip_grad",
+)  # fmt: skip
 
 
 def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
@@ -62,8 +67,11 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
     replica, state, lora = _replica(settings, inputs, device, dtype, total, batch_size)
     start = Position(0, 0)
     if state is not None:
-        _check_continues(state, _facts(settings, inputs, batch_size, how))
-        start = _stand(settings, replica, state)
+        now = _facts(settings, inputs, batch_size, how)
+        if not settings.checkpoint.load_optim:
+            now = {name: value for name, value in now.items() if name not in _OPTIMIZER_FACTS}
+        _check_continues(state, now)
+        start = _stand(settings, replica, state, with_schedule=settings.checkpoint.load_optim)
     train, validation, test = _feeds(settings, inputs, batch_size, how)
     retention = _retention(settings, inputs)
 
@@ -116,18 +124,22 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
         devices=torch.distributed.get_world_size(),
         peak=settings.log.device_peak_tflops or peak_tflops(device, dtype),
         memory=lambda: most_memory(device),
+        **_watchers(settings, device, total, start.iteration),
         log_dir=settings.log_dir,
         speaks=torch.distributed.get_rank() == 0,
     )
 
 
-def _stand(settings: Settings, replica: Replica, state: Mapping[str, Any]) -> Position:
+def _stand(
+    settings: Settings, replica: Replica, state: Mapping[str, Any], *, with_schedule: bool = True
+) -> Position:
     """Where the run stands that left `state`; sets its schedule."""
-    restore_schedule(
-        replica.schedule,
-        state["schedule"],
-        override=settings.optimizer.override_opt_param_scheduler,
-    )
+    if with_schedule:
+        restore_schedule(
+            replica.schedule,
+            state["schedule"],
+            override=settings.optimizer.override_opt_param_scheduler,
+        )
     best = state.get("best")
     return Position(
         state["iteration"], state["consumed_samples"], Best() if best is None else Best(**best)
@@ -139,6 +151,27 @@ def _is_saved(settings: Settings, inputs: Inputs) -> bool:
     place, save = inputs.choice.place, settings.checkpoint.save
     root = place.adapter or place.base
     return inputs.continues and save is not None and root.resolve() == save.resolve()
+
+
+def _watchers(settings: Settings, device: torch.device, total: int, start: int) -> dict[str, Any]:
+    """What looks on, as fields of a `Job`: TensorBoard on the first rank, a trace where asked."""
+    log, rank = settings.log, torch.distributed.get_rank()
+    found: dict[str, Any] = {}
+    if log.tensorboard_dir is not None and rank == 0:
+        found["sinks"] = [Board(log.tensorboard_dir, after=start)]
+    if log.profile:
+        first, last = log.profiled
+        if not start <= first < last <= total:
+            raise ConfigError(
+                f"--profile: iterations {first + 1} to {last} are not all among those of this run, "
+                f"{start + 1} to {total}; set --profile-step-start and --profile-step-end"
+            )
+        assert settings.log_dir is not None  # Settings
+        if rank in (log.profile_ranks or (0,)):
+            folder = settings.log_dir / "profile"
+            trace = Trace(folder, start=first, end=last, rank=rank, device=device)
+            found["around"] = trace.around
+    return found
 
 
 def _retention(settings: Settings, inputs: Inputs) -> Retention:
@@ -219,7 +252,13 @@ def _replica(
     )
     state = None
     if inputs.continues:
-        state = load_training(choice.place.adapter or choice.place.base, wrapped, optimizer)
+        state = load_training(
+            choice.place.adapter or choice.place.base,
+            wrapped,
+            optimizer,
+            with_optimizer=settings.checkpoint.load_optim,
+            with_rng=settings.checkpoint.load_rng,
+        )
     count = sum(p.numel() for p in wrapped.parameters())
     _log.info("%s: %.1f M parameters on this rank, %s", inputs.model.family, count / 1e6, dtype)
     if choice.said != "all":
@@ -291,7 +330,6 @@ def _facts(settings: Settings, inputs: Inputs, batch_size: int, how: Ordering) -
     optimizer, coefficient = (
         dataclasses.asdict(settings.optimizer), settings.train.moe_aux_loss_coeff)  # fmt: skip
     balanced = {} if inputs.model.experts is None else {"moe_aux_loss_coeff": coefficient}
-    kept = ("optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "clip_grad")
     return (
         {
             "seed": settings.train.seed,
@@ -302,7 +340,7 @@ def _facts(settings: Settings, inputs: Inputs, batch_size: int, how: Ordering) -
             "data": inputs.rows.identity,
             "trained": inputs.choice.said,
         }
-        | {name: optimizer[name] for name in kept}
+        | {name: optimizer[name] for name in _OPTIMIZER_FACTS}
         | balanced
     )
 

@@ -8,7 +8,12 @@ from mindspeed_llm.config import train as config
 from mindspeed_llm.config.model import ExpertsConfig, ModelConfig, RopeConfig
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
-from mindspeed_llm.config.run import CheckpointSettings, LogSettings, RuntimeSettings
+from mindspeed_llm.config.run import (
+    CheckpointSettings,
+    ControlSettings,
+    LogSettings,
+    RuntimeSettings,
+)
 from mindspeed_llm.config.train_data import TrainDataConfig
 from mindspeed_llm.errors import ConfigError
 
@@ -129,3 +134,20 @@ def test_experts_that_can_be_trained():
     balanced = config.TrainConfig(seq_length=32, train_iters=1, moe_aux_loss_coeff=0.01, **FULL)
     settings(parallel=ParallelConfig(**two), train=balanced).check_model(SPARSE)
     settings(parallel=ParallelConfig(tensor_model_parallel_size=2)).check_model(DENSE)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (
+            {"control": ControlSettings(early_stop_patience=2)},
+            "--early-stop-patience has",
+        ),
+        ({"checkpoint": CheckpointSettings(load="x", save="y", save_best=True)}, "--save-best has"),
+        ({"control": ControlSettings(on_non_finite="rollback")}, "give --save"),
+        ({"log": LogSettings(profile=True)}, "--profile writes to --log-dir"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(kinds, words):
+    with pytest.raises(ConfigError, match=words):
+        settings(**kinds)

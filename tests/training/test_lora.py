@@ -30,6 +30,7 @@ def gradients(*jobs):
 
     from mindspeed_llm.cli.train import read_settings
     from mindspeed_llm.training.inputs import read_inputs
+    from mindspeed_llm.training.loop import Position
     from mindspeed_llm.training.setup import prepare
     from mindspeed_llm.training.step import train_batch
 
@@ -47,7 +48,7 @@ def gradients(*jobs):
             for _, parameter in trained:
                 parameter.copy_(parameter.main_grad)
         if "--use-distributed-optimizer" not in flags:
-            job.save(1)
+            job.save(Position(1, job.batch_size))
         buffers = sum(buffer.numel_unpadded for buffer in model.buffers)
         results.append({
             "batch": [[b.tokens.tolist(), b.targets.tolist()] for b in batch],

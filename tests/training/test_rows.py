@@ -129,10 +129,10 @@ def steps(flags, variants):
                           torch.device("cpu"))  # fmt: skip
             if job.save is not None:
                 train(job)
-                results.append(job.start)
+                results.append(job.start.iteration)
             else:
-                left = range(job.start + 1, job.total + 1)
-                results.append([run_iteration(job, i, 0).loss for i in left])
+                left = range(job.start.iteration + 1, job.total + 1)
+                results.append([run_iteration(job, i, (i - 1) * job.batch_size).loss for i in left])
         except UserError as error:
             results.append(str(error))
         parallel_state.destroy_model_parallel()

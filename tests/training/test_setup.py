@@ -22,11 +22,11 @@ def runs(flags, variants):
                           torch.device("cpu"))  # fmt: skip
             if job.save is not None:
                 train(job)
-                results.append(job.start)
+                results.append(job.start.iteration)
             else:
-                left = range(job.start + 1, job.total + 1)
-                losses = [run_iteration(job, i, 0).loss for i in left]
-                results.append([job.start, losses, float(torch.rand(()))])
+                left = range(job.start.iteration + 1, job.total + 1)
+                losses = [run_iteration(job, i, (i - 1) * job.batch_size).loss for i in left]
+                results.append([job.start.iteration, losses, float(torch.rand(()))])
         except UserError as error:
             results.append(str(error))
         if parallel_state.model_parallel_is_initialized():

@@ -40,7 +40,7 @@ def run(*jobs):
         before = {name: p.detach().clone() for name, p in named.items()}
         train(job)
         moved = {name: bool((p != before[name]).any()) for name, p in named.items()}
-        results.append({"moved": moved, "start": job.start})
+        results.append({"moved": moved, "start": job.start.iteration})
     return results
 
 
