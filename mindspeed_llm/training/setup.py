@@ -175,13 +175,16 @@ def _watchers(settings: Settings, device: torch.device, total: int, start: int) 
 
 
 def _retention(settings: Settings, inputs: Inputs) -> Retention:
-    """What stays of --save: never is a checkpoint removed that adapters stand on."""
+    """What stays of --save: never is a checkpoint removed that adapters stand on, nor, while it
+    runs, the one that the run continues, whose config and tokenizer it copies."""
     base = inputs.choice.place.base
-    spared = [find_checkpoint(base).path] if is_checkpoint_root(base) else []
+    spared = [inputs.hf_dir.parent]
+    if inputs.choice.lora is not None and is_checkpoint_root(base):
+        spared.append(find_checkpoint(base).path)
     return Retention(
         last=settings.checkpoint.keep_last,
         interval=settings.checkpoint.save_retain_interval,
-        spared=spared if inputs.choice.lora is not None else [],
+        spared=spared,
     )
 
 
