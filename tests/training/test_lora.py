@@ -162,13 +162,14 @@ def start(*jobs):
 
     from mindspeed_llm.cli.train import read_settings
     from mindspeed_llm.training.inputs import read_inputs
+    from mindspeed_llm.training.loop import Position
     from mindspeed_llm.training.setup import prepare
 
     for flags in jobs:
         parallel_state.destroy_model_parallel()
         settings, architecture = read_settings(flags)
         inputs = read_inputs(settings, architecture, check_tokenizer=False)
-        prepare(settings, inputs, torch.device("cpu")).save(1)
+        prepare(settings, inputs, torch.device("cpu")).save(Position(1, 8))
 
 
 def test_a_new_adapter_starts_alike_in_every_layout_and_adds_nothing(run_ranks, flags, tmp_path):
