@@ -67,11 +67,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
     replica, state, lora = _replica(settings, inputs, device, dtype, total, batch_size)
     start = Position(0, 0)
     if state is not None:
-        now = _facts(settings, inputs, batch_size, how)
-        if not settings.checkpoint.load_optim:
-            now = {name: value for name, value in now.items() if name not in _OPTIMIZER_FACTS}
-        _check_continues(state, now)
-        start = _stand(settings, replica, state, with_schedule=settings.checkpoint.load_optim)
+        start = _continued(settings, replica, state, _facts(settings, inputs, batch_size, how))
     train, validation, test = _feeds(settings, inputs, batch_size, how)
     retention = _retention(settings, inputs)
 
@@ -128,6 +124,16 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
         log_dir=settings.log_dir,
         speaks=torch.distributed.get_rank() == 0,
     )
+
+
+def _continued(
+    settings: Settings, replica: Replica, state: Mapping[str, Any], now: Mapping[str, Any]
+) -> Position:
+    """Where a run goes on that left `state`; `now` are the facts of this one."""
+    whole = settings.checkpoint.load_optim
+    same = [name for name in now if whole or name not in _OPTIMIZER_FACTS]
+    _check_continues(state, {name: now[name] for name in same})
+    return _stand(settings, replica, state, with_schedule=whole)
 
 
 def _stand(
