@@ -6,6 +6,7 @@ so no model is in memory. It knows neither where the weights are from nor the fi
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -45,6 +46,15 @@ _COMMON = {
     "checkpoint_version": 3.0,
     "iteration": 0,
     "content_metadata": {"singleton_local_shards": False, "non_homogeneous_layers": False},
+    # Up to 0.15 its training asks these of every checkpoint: whether there are states to load.
+    "args": argparse.Namespace(
+        tensor_model_parallel_size=1,
+        pipeline_model_parallel_size=1,
+        world_size=1,
+        data_parallel_size=1,
+        no_save_optim=True,
+        no_save_rng=True,
+    ),
 }
 # Modules of Transformer Engine's and of the local layer specs that have an `_extra_state`; empty
 # without fp8. One that a model does not have is not asked for.

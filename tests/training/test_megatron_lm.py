@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -120,6 +121,7 @@ def data(tmp_path_factory, tiny_tokenizer_dir, tiny_sft_data):
 
 
 def _losses(checkout, tmp_path, ranks, *flags):
+    """Loss and gradient norm of each of three iterations, as printed."""
     script = tmp_path / "run.py"
     script.write_text(SCRIPT, encoding="utf-8")
     here = str(Path(sys.executable).parent)
@@ -156,3 +158,54 @@ def test_pretrain_gpt_trains_on_conversations(checkout, tmp_path, data, tiny_tok
     assert _losses(checkout, tmp_path, 2, *packed, *stages, "--micro-batch-size", "2") == (
         pytest.approx(apart, rel=2e-3)
     )
+
+
+ARCHITECTURE = """--ffn-hidden-size 96 --group-query-attention --num-query-groups 2 --kv-channels 24
+--untie-embeddings-and-output-weights --norm-epsilon 1e-6 --rotary-base 10000 --finetune
+--no-load-optim --no-load-rng --ckpt-format torch_dist --auto-detect-ckpt-format
+--no-shuffle""".split()
+
+
+def _loss_by_transformers(directory, prefix):
+    import torch
+    import transformers
+
+    from mindspeed_llm.data.dataset import SFTDataset
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    total, count = 0.0, 0
+    for row in (SFTDataset(prefix, tokenizer_sha256=None)[i] for i in range(4)):
+        labels = row["labels"].clone()
+        labels[0] = -100
+        logits = model(row["input_ids"][None]).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum").item()
+        count += int((labels >= 0).sum())
+    return total / count
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHECKOUTS, reason="MEGATRON_LM_PATH names no checkout of Megatron-LM")
+@pytest.mark.parametrize("checkout", CHECKOUTS)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_converted_checkpoint_is_loaded(checkout, ranks, tmp_path, data, tiny_tokenizer_dir,
+                                          tiny_hf_model):  # fmt: skip
+    if "MINOR = 12" in (Path(checkout) / "megatron/core/package_info.py").read_text():
+        pytest.skip("core_r0.12 loads torch_dist with Transformer Engine only")
+    hf = tiny_hf_model("llama", tmp_path / "hf", vocab_size=480, max_position_embeddings=64,
+                       rope_parameters={"rope_type": "default", "rope_theta": 10000.0})  # fmt: skip
+    for file in tiny_tokenizer_dir.iterdir():
+        shutil.copy(file, hf)
+    saved = tmp_path / "saved"
+    subprocess.run(
+        [sys.executable, "-m", "mindspeed_llm.cli.main", "convert", "--load-model-type", "hf",
+         "--save-model-type", "mg", "--load-dir", str(hf), "--save-dir", str(saved),
+         "--ckpt-format", "torch_dist"], check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    found = _losses(
+        checkout, tmp_path, ranks, *ARCHITECTURE, "--load", str(saved), "--data-path",
+        str(data / "plain"), "--tokenizer-name-or-path", str(tiny_tokenizer_dir),
+        "--micro-batch-size", "1", "--tensor-model-parallel-size", str(ranks),
+        "--make-vocab-size-divisible-by", str(480 // ranks),
+    )  # fmt: skip
+    expected = _loss_by_transformers(hf, data / "plain")
+    assert found[0] == pytest.approx(expected, rel=1e-5)
