@@ -25,6 +25,7 @@ NEEDED: dict[str, tuple[str, str]] = {
     "torch": ("torch", ">=2.6"),
     "megatron.core": ("megatron-core", ">=0.12.3,<0.17"),
     "transformers": ("transformers", ">=4.51"),
+    "jinja2": ("jinja2", ">=3.1.6"),
     "numpy": ("numpy", ">=1.26"),
     "safetensors": ("safetensors", ">=0.4.3"),
     "pyarrow": ("pyarrow", ">=14"),

@@ -80,8 +80,9 @@ def test_equals_generate_of_transformers(family: str, ranks: list[dict], oracle:
     """Five turns with the cache kept between them, without it, and transformers' own cache."""
     found = ranks[0][family]
     for turn, fresh in zip(found["turns"], found["fresh turns"], strict=True):
-        expected = oracle[family].generate(
-            torch.tensor([turn["prompt"]]), do_sample=False, max_new_tokens=LIMIT,
+        prompt = torch.tensor([turn["prompt"]])
+        expected = oracle[family].generate(  # without a mask it takes id 0 for padding
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=LIMIT,
             min_new_tokens=LIMIT, eos_token_id=None, pad_token_id=0,
         )[0, len(turn["prompt"]) :]  # fmt: skip
         assert turn["ids"] == fresh == expected.tolist()
