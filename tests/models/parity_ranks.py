@@ -204,7 +204,7 @@ def rounded(directory, parallel):
     model = read_model(Path(directory))
     gpt = build_model(model, parallel, dtype=torch.bfloat16, perform_initialization=False)
     weights = whole(model, as_files(theirs, theirs.state_dict()), model.vocab_size)
-    # Many tokens: where a router's choice turns on the rounding, one token weighs as much as dozens.
+    # Many tokens: where rounding turns a router's choice, one token weighs as much as dozens.
     ids = torch.randint(3, model.vocab_size, (64, TOKENS), generator=torch.manual_seed(5))
     positions = torch.arange(TOKENS)[None].expand(len(ids), -1)
     with torch.no_grad():
