@@ -39,9 +39,9 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "uvicorn": ("uvicorn", "server"),
     "transformer_engine": ("transformer-engine", "not used; megatron-core imports it"),
     "apex": ("apex", "not used; megatron-core imports it"),
-    "flash_attn": ("flash-attn", "not used; megatron-core and transformers import it"),
-    "mindspeed": ("mindspeed", "not used; patches megatron-core when it is imported"),
-    "megatron.training": ("megatron-lm", "not used; must be of megatron.core's own checkout"),
+    "flash_attn": ("flash-attn", "fused attention on CUDA"),
+    "mindspeed": ("mindspeed", "not used; refused beside our adaptor"),
+    "megatron.training": ("megatron-lm", "its own scripts; must be of megatron.core's checkout"),
 }  # fmt: skip
 ENVIRONMENT = ("DEVICE", "CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "ASCEND_HOME_PATH",
                "MINDSPEED_LLM_WITHOUT_KERNELS", "OMP_NUM_THREADS", "PYTHONPATH", "RANK",

@@ -20,7 +20,7 @@ from megatron.core import parallel_state
 from mindspeed_llm.training.megatron_lm_flags import add_flags, settle
 from mindspeed_llm.training.megatron_lm_rows import build_samples, micro_batch
 
-_OURS_BELOW = (0, 13)  # up to there pretrain() takes sums that are reduced already
+_REDUCED_BELOW = (0, 13)  # until then pretrain() wants sums over all replicas
 
 
 def with_flags(original: Callable[..., argparse.Namespace]) -> Callable[..., argparse.Namespace]:
@@ -160,7 +160,7 @@ def _sum_over_supervised(
     total = (losses.float() * trained).sum()
     count = trained.sum()
     report = torch.stack([total.detach(), count.float()])
-    if (MAJOR, MINOR) < _OURS_BELOW:
+    if (MAJOR, MINOR) < _REDUCED_BELOW:
         torch.distributed.all_reduce(report, group=parallel_state.get_data_parallel_group())
         return total, count.int(), {"lm loss": (report[0], report[1])}
     return total, count.int(), {"lm loss": report}
