@@ -14,20 +14,25 @@ class RopeConfig:
     """One rotary embedding.
 
     `scaling` is None, or Llama 3.1's frequency bands (`llama3`), or positions divided by `factor`
-    (`linear`), or Phi-3's divisors of single frequencies (`longrope`): `short_factors` for
-    sequences up to `original_max_position`, `long_factors` beyond, one a frequency. The fields
-    after it are only read by the kind that has them.
+    (`linear`), or for slow frequencies only, with a ramp between those that turn `beta_slow` and
+    `beta_fast` times within `original_max_position` (`yarn`), or Phi-3's divisors of single
+    frequencies (`longrope`): `short_factors` for sequences up to `original_max_position`,
+    `long_factors` beyond, one a frequency. The fields after it are only read by the kind that has
+    them.
     """
 
     theta: float
-    scaling: Literal["llama3", "linear", "longrope"] | None = None
+    scaling: Literal["llama3", "linear", "yarn", "longrope"] | None = None
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    whole_dimensions: bool = True  # the ends of the ramp are rounded outwards (yarn's truncate)
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
-    amplitude: float = 1.0  # multiplies cosine and sine (longrope's attention factor)
+    amplitude: float = 1.0  # multiplies cosine and sine (the attention factor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

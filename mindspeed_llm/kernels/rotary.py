@@ -48,6 +48,39 @@ def llama3_frequencies(
     return torch.where(between, blended, stretched)
 
 
+def yarn_frequencies(
+    dim: int,
+    theta: float,
+    *,
+    factor: float,
+    original_max_position: float,
+    beta_fast: float,
+    beta_slow: float,
+    whole_dimensions: bool,
+) -> torch.Tensor:
+    """YaRN's stretching, float32 [dim / 2] on the CPU (Peng et al. 2023).
+
+    Frequencies that turn more than `beta_fast` times within the original context stay, those that
+    turn less than `beta_slow` times are divided by `factor`, and in between it is blended by the
+    dimension's number. The order of operations is transformers'.
+
+    Args:
+        whole_dimensions: round the first and the last dimension of the blend outwards.
+    """
+    ends = [
+        dim * math.log(original_max_position / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        for turns in (beta_fast, beta_slow)
+    ]
+    if whole_dimensions:
+        ends = [math.floor(ends[0]), math.ceil(ends[1])]
+    low, high = max(ends[0], 0), min(ends[1], dim - 1)
+    width = high - low if high != low else 0.001
+    powers = theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
+    steps = torch.arange(dim // 2, dtype=torch.float32, device="cpu")
+    kept = 1 - ((steps - low) / width).clamp(0, 1)
+    return 1.0 / (factor * powers) * (1 - kept) + 1.0 / powers * kept
+
+
 def longrope_frequencies(dim: int, theta: float, factors: tuple[float, ...]) -> torch.Tensor:
     """1 / (factor_i * theta ** (2i / dim)), float32 [dim / 2] on the CPU (LongRoPE, 2024).
 

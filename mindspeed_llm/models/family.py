@@ -44,16 +44,28 @@ class Family:
     rules: Callable[[ModelConfig], tuple[NameRule, ...]]
 
 
-def common_fields(config: HFConfig, *, tied: bool) -> dict[str, Any]:
+def common_fields(
+    config: HFConfig,
+    *,
+    tied: bool,
+    head_dim: int | None = None,
+    groups: int | None = None,
+    epsilon: float = 1e-6,
+) -> dict[str, Any]:
     """ModelConfig arguments that every family spells alike.
+
+    What files leave out has the default of transformers' configuration class.
 
     Args:
         config: the file being read.
-        tied: the family's default of `tie_word_embeddings`, which files may leave out.
+        tied: of `tie_word_embeddings`.
+        head_dim: of `head_dim`; None: hidden_size / num_attention_heads, which null means too.
+        groups: of `num_key_value_heads`; None: num_attention_heads, which null means too.
+        epsilon: of `rms_norm_eps`.
     """
     heads = config.integer("num_attention_heads")
     hidden = config.integer("hidden_size")
-    head_dim = config.integer("head_dim", None)
+    head_dim = config.absent_or("head_dim", head_dim, config.integer)
     if head_dim is None:
         if hidden % heads:
             config.wrong("hidden_size", f"a multiple of {heads} attention heads, or head_dim")
@@ -64,17 +76,27 @@ def common_fields(config: HFConfig, *, tied: bool) -> dict[str, Any]:
         "hidden_size": hidden,
         "ffn_hidden_size": config.integer("intermediate_size"),
         "num_attention_heads": heads,
-        "num_query_groups": config.integer("num_key_value_heads", heads),
+        "num_query_groups": config.absent_or("num_key_value_heads", groups, config.integer)
+        or heads,
         "head_dim": head_dim,
         "vocab_size": config.integer("vocab_size"),
         "max_position_embeddings": config.integer("max_position_embeddings"),
-        "norm_epsilon": config.number("rms_norm_eps"),
+        "norm_epsilon": config.number("rms_norm_eps", epsilon),
         "tie_word_embeddings": config.flag("tie_word_embeddings", tied),
         "bos_token_id": config.token_id("bos_token_id"),
         "eos_token_ids": config.token_ids("eos_token_id"),
         "pad_token_id": config.token_id("pad_token_id"),
         "dtype": config.dtype(),
     }
+
+
+def experts_a_token(config: HFConfig, default: int, *, renormalized: bool) -> int:
+    """`num_experts_per_tok`: how many experts each token goes to."""
+    top_k = config.integer("num_experts_per_tok", default)
+    if top_k == 1 and renormalized:
+        config.wrong("num_experts_per_tok", "2 or more: a softmax over one expert alone is always "
+                     "1, whatever the router says, which could not be trained", top_k)  # fmt: skip
+    return top_k
 
 
 _LAYER = "decoder.layers.{i}."

@@ -19,7 +19,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     if attention_bias:
         config.wrong("attention_bias", "false: a bias before the norm behind attention "
                                        "is not supported")  # fmt: skip
-    fields = common_fields(config, tied=True)
+    fields = common_fields(config, tied=True, head_dim=256, groups=4)
     layers = fields["num_layers"]
     types = config.layer_types(layers) or tuple(
         "full" if i % 2 else "sliding" for i in range(layers)
@@ -34,8 +34,8 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
         layer_types=types,
         sliding_window=window,
         attention_scale=config.number("query_pre_attn_scalar", 256.0) ** -0.5,
-        attention_softcap=config.number("attn_logit_softcapping", None),
-        logit_softcap=config.number("final_logit_softcapping", None),
+        attention_softcap=config.absent_or("attn_logit_softcapping", 50.0, config.number),
+        logit_softcap=config.absent_or("final_logit_softcapping", 30.0, config.number),
         embedding_scale=fields["hidden_size"] ** 0.5,
         zero_centered_norm=True,
         post_norms=True,

@@ -16,11 +16,16 @@ GLOBAL_THETA, LOCAL_THETA, PATTERN = 1_000_000.0, 10_000.0, 6
 def _ropes(config: HFConfig) -> tuple[RopeConfig, RopeConfig]:
     """Rotary embeddings of full and of sliding layers, from either spelling."""
     local = config.number("rope_local_base_freq", LOCAL_THETA)
-    parameters = config.values.get("rope_parameters")
-    if not isinstance(parameters, dict) or "rope_type" in parameters:
-        return config.rope(GLOBAL_THETA), RopeConfig(theta=local)
-    config.take("rope_parameters")
     config.must_be("partial_rotary_factor", 1, 1.0)
+    config.must_be("rope_interleaved", False)
+    parameters = config.table("rope_parameters")
+    if not parameters:
+        theta = config.number("rope_theta", GLOBAL_THETA)
+        scaling = config.take("rope_scaling")
+        if isinstance(scaling, dict) and "type" in scaling and "rope_type" not in scaling:
+            # transformers 4 took it for the kind, transformers 5 has no scaling then
+            config.wrong("rope_scaling", "rope_type, not type: versions of transformers differ")
+        return rope_table(config, "rope_scaling", scaling, theta), RopeConfig(theta=local)
     if set(parameters) - {"full_attention", "sliding_attention"}:
         config.wrong("rope_parameters", "the keys full_attention and sliding_attention")
     for key in ("rope_scaling", "rope_theta"):
@@ -41,7 +46,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     # transformers' Gemma 3 text model has these two keys and applies neither cap to attention
     config.must_be("attn_logit_softcapping")
     config.must_be("attention_bias", False)
-    fields = common_fields(config, tied=True)
+    fields = common_fields(config, tied=True, head_dim=256, groups=4)
     old = config.integer("sliding_window_pattern", None)
     pattern = config.integer("_sliding_window_pattern", old or PATTERN)
     types = config.layer_types(fields["num_layers"]) or tuple(

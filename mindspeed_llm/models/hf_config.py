@@ -4,9 +4,10 @@ could change a model's numbers is passed over. It knows no family and no module.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from mindspeed_llm.config.model import RopeConfig
 from mindspeed_llm.errors import ModelError
@@ -29,6 +30,7 @@ _INERT = frozenset({
 })  # fmt: skip
 _REMOTE_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
 _REQUIRED: Any = object()
+_T = TypeVar("_T")
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -128,6 +130,10 @@ class HFConfig:
         value = self._get(key, default)
         return value if value is default else _positive(self, key, value)
 
+    def absent_or(self, key: str, default: _T, read: Callable[[str, None], _T]) -> _T:
+        """`default` where the file does not have the key; `null` says None, the rest is `read`."""
+        return read(key, None) if key in self.values else default
+
     def flag(self, key: str, default: bool) -> bool:
         """True or false; `null` and absence give `default`."""
         value = self._get(key, default)
@@ -146,7 +152,8 @@ class HFConfig:
         """Refuse `key` unless it is absent, null, or one of `allowed`."""
         value = self._get(key, None)
         if value is not None and not any(type(value) is type(a) and value == a for a in allowed):
-            self.wrong(key, " or ".join(map(repr, allowed)) + "; the rest is not supported")
+            names = " or ".join(map(repr, allowed)) or "no such key, or null"
+            self.wrong(key, f"{names}; the rest is not supported")
 
     def ignore(self, *keys: str) -> None:
         """Mark keys that transformers itself ignores for this family."""
@@ -199,7 +206,8 @@ class HFConfig:
             self.wrong("rope_scaling", f"nothing beside rope_parameters {new!r}")
         key = "rope_parameters" if new is not None else "rope_scaling"
         table = new if new is not None else old
-        return rope_table(self, key, table, theta if top is None else top, theta_given=top)
+        base = theta if top is None else top
+        return rope_table(self, key, table, base, theta_given=top, kinds=(*_SCALING, "yarn"))
 
     def layer_types(self, num_layers: int) -> tuple[Literal["full", "sliding"], ...] | None:
         """`layer_types` of transformers >= 4.53, or None when absent."""
@@ -229,8 +237,17 @@ _SCALING: dict[str, tuple[str, ...]] = {  # rope_type -> the numbers it takes
 }
 
 
+_YARN_OPTIONS = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+
+
 def rope_table(
-    config: HFConfig, key: str, table: Any, theta: float, *, theta_given: float | None = None
+    config: HFConfig,
+    key: str,
+    table: Any,
+    theta: float,
+    *,
+    theta_given: float | None = None,
+    kinds: Collection[str] = tuple(_SCALING),
 ) -> RopeConfig:
     """RopeConfig from one table of `rope_parameters` or `rope_scaling`.
 
@@ -240,27 +257,33 @@ def rope_table(
         table: JSON object or None.
         theta: base without `rope_theta` in the table.
         theta_given: top-level `rope_theta`; one in the table must agree with it.
+        kinds: rope types that the model's layers can have.
     """
     if table is None:
         return RopeConfig(theta=theta)
     if not isinstance(table, dict):
         config.wrong(key, "a JSON object or null", table)
     numbers = {name: value for name, value in table.items() if value is not None}
-    kinds = [numbers.pop(name, None) for name in ("rope_type", "type")]
-    kind = kinds[0] or kinds[1] or "default"
-    if None not in kinds and kinds[0] != kinds[1]:
+    said = [numbers.pop(name, None) for name in ("rope_type", "type")]
+    kind = said[0] or said[1] or "default"
+    if None not in said and said[0] != said[1]:
         config.wrong(key, "one kind in rope_type and type", table)
-    if not isinstance(kind, str) or kind not in _SCALING:
-        config.wrong(key, f"a rope_type of {sorted(_SCALING)}, not {kind!r}", table)
+    if not isinstance(kind, str) or kind not in kinds:
+        config.wrong(key, f"a rope_type of {sorted(kinds)}, not {kind!r}", table)
     if numbers.pop("partial_rotary_factor", 1) != 1:
         config.wrong(key, "partial_rotary_factor 1.0; partial rotation is not supported", table)
+    truncate = numbers.pop("truncate", True) if kind == "yarn" else True
+    if type(truncate) is not bool:
+        config.wrong(f"{key}.truncate", "true or false", truncate)
     numbers = {name: _positive(config, f"{key}.{name}", v) for name, v in numbers.items()}
     base = numbers.pop("rope_theta", theta)
     if theta_given is not None and base != theta_given:
         config.wrong(key, f"the rope_theta {theta_given} that stands beside it", table)
-    if kind == "llama3":  # transformers, too, takes the model's length where the table has none
+    if kind in ("llama3", "yarn"):  # transformers, too, takes the model's length where none is
         length = config.integer("max_position_embeddings")
         numbers.setdefault("original_max_position_embeddings", length)
+    if kind == "yarn":
+        return _yarn(config, key, table, base, numbers, truncate)
     if set(numbers) != set(_SCALING[kind]):
         config.wrong(key, f"exactly {list(_SCALING[kind])} for rope_type {kind!r}", table)
     if kind == "default":
@@ -276,6 +299,36 @@ def rope_table(
         low_freq_factor=numbers["low_freq_factor"],
         high_freq_factor=numbers["high_freq_factor"],
         original_max_position=int(numbers["original_max_position_embeddings"]),
+    )
+
+
+def _yarn(
+    config: HFConfig, key: str, table: Any, theta: float, numbers: dict[str, float], truncate: bool
+) -> RopeConfig:
+    """YaRN from the numbers of its table, as transformers reads them."""
+    options = {name: numbers.pop(name, None) for name in _YARN_OPTIONS}
+    if set(numbers) != {"factor", "original_max_position_embeddings"}:
+        wanted = ["factor", "original_max_position_embeddings"]
+        config.wrong(
+            key, f"{wanted}, and of {list(_YARN_OPTIONS)} any, for rope_type 'yarn'", table
+        )
+    factor = numbers["factor"]
+
+    def mscale(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    amplitude, ours, alls = (options[name] for name in ("attention_factor", *_YARN_OPTIONS[3:]))
+    if amplitude is None:
+        amplitude = mscale(ours) / mscale(alls) if ours and alls else mscale(1.0)
+    return RopeConfig(
+        theta=theta,
+        scaling="yarn",
+        factor=factor,
+        original_max_position=int(numbers["original_max_position_embeddings"]),
+        beta_fast=options["beta_fast"] or 32.0,
+        beta_slow=options["beta_slow"] or 1.0,
+        whole_dimensions=truncate,
+        amplitude=amplitude,
     )
 
 

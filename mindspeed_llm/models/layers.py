@@ -36,6 +36,7 @@ from mindspeed_llm.kernels.rotary import (
     inverse_frequencies,
     llama3_frequencies,
     longrope_frequencies,
+    yarn_frequencies,
 )
 from mindspeed_llm.kernels.table import kernel
 from mindspeed_llm.models.decoder_config import DecoderConfig
@@ -66,6 +67,16 @@ def frequencies(rope: RopeConfig, dim: int, *, long: bool = False) -> torch.Tens
         return longrope_frequencies(dim, rope.theta, factors)
     if rope.scaling == "linear":
         return inverse_frequencies(dim, rope.theta, factor=rope.factor)
+    if rope.scaling == "yarn":
+        return yarn_frequencies(
+            dim,
+            rope.theta,
+            factor=rope.factor,
+            original_max_position=rope.original_max_position,
+            beta_fast=rope.beta_fast,
+            beta_slow=rope.beta_slow,
+            whole_dimensions=rope.whole_dimensions,
+        )
     plain = inverse_frequencies(dim, rope.theta)
     if rope.scaling is None:
         return plain
@@ -309,7 +320,7 @@ class DecoderSelfAttention(SelfAttention):
         )
 
     def get_query_key_value_tensors(self, *args: Any, **options: Any) -> tuple[Any, ...]:
-        """megatron-core's, with longrope's amplitude, for which its rotation has no place.
+        """megatron-core's, with longrope's and YaRN's amplitude, which its rotation lacks.
 
         It multiplies cosine and sine of queries and of keys. Only their product is seen, so the
         turning part of the queries takes both factors.

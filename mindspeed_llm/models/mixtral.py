@@ -13,6 +13,7 @@ from mindspeed_llm.models.family import (
     Family,
     common_fields,
     decoder_rules,
+    experts_a_token,
 )
 from mindspeed_llm.models.hf_config import HFConfig
 from mindspeed_llm.models.names import NameRule
@@ -23,7 +24,7 @@ NAMES = ExpertNames(block="block_sparse_moe", gate="w1", up="w3", down="w2")
 def parse(hf: Mapping[str, Any]) -> ModelConfig:
     """ModelConfig of a Mixtral config.json; raises ModelError for what is not supported."""
     config = HFConfig(hf, "mixtral")
-    fields = common_fields(config, tied=False)
+    fields = common_fields(config, tied=False, groups=8, epsilon=1e-5)
     config.must_be("router_jitter_noise", 0, 0.0)  # would change training
     config.ignore(*TRAINING_KEYS)
     window = config.integer("sliding_window", None)
@@ -36,7 +37,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
         layer_types=("sliding",) * fields["num_layers"] if window else (),
         experts=ExpertsConfig(
             num_experts=config.same_integer("num_local_experts", "num_experts", 8),
-            top_k=config.integer("num_experts_per_tok", 2),
+            top_k=experts_a_token(config, 2, renormalized=True),
             ffn_hidden_size=fields["ffn_hidden_size"],
             renormalized=True,
             layers=tuple(range(fields["num_layers"])),

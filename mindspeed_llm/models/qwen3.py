@@ -15,9 +15,9 @@ HEAD_DIM = 128  # transformers' default, whatever hidden_size and heads are
 
 def parse(hf: Mapping[str, Any]) -> ModelConfig:
     """ModelConfig of a Qwen3 config.json; raises ModelError for what is not supported."""
-    config = HFConfig({"head_dim": HEAD_DIM} | dict(hf), "qwen3")
+    config = HFConfig(hf, "qwen3")
     bias = config.flag("attention_bias", False)
-    fields = common_fields(config, tied=False)
+    fields = common_fields(config, tied=False, head_dim=HEAD_DIM, groups=32)
     model = ModelConfig(
         family="qwen3",
         **fields,

@@ -13,6 +13,7 @@ from mindspeed_llm.models.family import (
     Family,
     common_fields,
     decoder_rules,
+    experts_a_token,
 )
 from mindspeed_llm.models.hf_config import HFConfig
 
@@ -39,7 +40,8 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     config.ignore("max_window_layers")
     window = config.integer("sliding_window", None if "sliding_window" in hf else WINDOW)
     window = window if config.flag("use_sliding_window", False) else None
-    fields = common_fields(config, tied=False)
+    normed = config.flag("norm_topk_prob", False)
+    fields = common_fields(config, tied=False, groups=4)
     config.ignore(*TRAINING_KEYS)
     model = ModelConfig(
         family="qwen3_moe",
@@ -53,9 +55,9 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
         output_bias=bias,
         experts=ExpertsConfig(
             num_experts=config.same_integer("num_experts", "num_local_experts", NUM_EXPERTS),
-            top_k=config.integer("num_experts_per_tok", 8),
+            top_k=experts_a_token(config, 8, renormalized=normed),
             ffn_hidden_size=config.integer("moe_intermediate_size", 768),
-            renormalized=config.flag("norm_topk_prob", False),
+            renormalized=normed,
             layers=_layers(config, fields["num_layers"]),
         ),
     )

@@ -11,15 +11,20 @@ from mindspeed_llm.kernels.rotary import (
     llama3_frequencies,
     longrope_frequencies,
     rotate,
+    yarn_frequencies,
 )
 
 FACTORS = tuple(1.0 + i / 7 for i in range(32))
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0}
 TABLES = {
     "default": inverse_frequencies(64, 500000.0),
     "linear": inverse_frequencies(64, 500000.0, factor=8.0),
     "llama3": llama3_frequencies(
         inverse_frequencies(64, 500000.0), original_max_position=8192, **LLAMA3
+    ),
+    "yarn": yarn_frequencies(
+        64, 500000.0, original_max_position=8192, whole_dimensions=True, **YARN
     ),
     "longrope": longrope_frequencies(64, 500000.0, FACTORS),
 }
@@ -31,6 +36,8 @@ def hugging_face(kind):
         rope["factor"] = 8.0
     if kind == "llama3":
         rope |= LLAMA3 | {"original_max_position_embeddings": 8192}
+    if kind == "yarn":
+        rope |= YARN | {"original_max_position_embeddings": 8192, "attention_factor": 1.0}
     if kind == "longrope":  # attention_factor 1: our tables hold no amplitude
         rope |= {"short_factor": list(FACTORS), "long_factor": [9.0] * 32, "factor": 4.0,
                  "attention_factor": 1.0, "original_max_position_embeddings": 8192}  # fmt: skip

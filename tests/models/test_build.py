@@ -50,10 +50,21 @@ CASES = {  # case -> family, changes of its tiny model; each fits TP 2 and PP 2
     "gemma3": ("gemma3", {}),
     "gemma3 capped": ("gemma3", {"final_logit_softcapping": 3.0}),
 }
-ONE_GROUP = {  # multi-query attention: one key/value head cannot be cut
+ALONE = {  # in one process: one key/value head cannot be cut, and rotation does not depend on it
     "llama MQA": ("llama", {"num_key_value_heads": 1}),
     "gemma2 MQA": ("gemma2", {"num_key_value_heads": 1}),
     "gemma3 MQA": ("gemma3", {"num_key_value_heads": 1}),
+    "qwen3 yarn": (
+        "qwen3",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 8,
+            }
+        },
+    ),
 }
 FOUR_GROUPS = {  # every family, with key/value heads for four ranks
     f"{family} of four groups": (family, {"num_key_value_heads": 4}) for family in sorted(FAMILIES)
@@ -86,7 +97,7 @@ ROWS = [
     or case in ("llama", "gemma2", "gemma3", "phi3")
     or (layout == "TP 2 PP 2" and case in ("qwen3_moe mixed", "mixtral"))
 ]  # the rest: TP with SP, PP alone
-ROWS += [("one process", case) for case in ONE_GROUP]
+ROWS += [("one process", case) for case in ALONE]
 GEMMA2_9B = json.dumps({  # what the published checkpoint's config.json says, but for token ids
     "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "attention_bias": False,
     "attention_dropout": 0.0, "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid",
@@ -105,7 +116,7 @@ def directories(tiny_hf_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("families")
     return {
         case: str(tiny_hf_model(family, folder / case.replace(" ", "_"), **changes))
-        for case, (family, changes) in (CASES | ONE_GROUP | FOUR_GROUPS).items()
+        for case, (family, changes) in (CASES | ALONE | FOUR_GROUPS).items()
     }
 
 

@@ -46,6 +46,9 @@ def test_norms_around_attention_and_mlp_have_their_own_names():
 def test_soft_caps_may_be_off():
     model = parse(GEMMA2_27B | {"attn_logit_softcapping": None, "final_logit_softcapping": None})
     assert model.attention_softcap is None and model.logit_softcap is None
+    said = {key: value for key, value in GEMMA2_27B.items() if not key.endswith("softcapping")}
+    model = parse(said)  # not null: transformers' defaults
+    assert (model.attention_softcap, model.logit_softcap) == (50.0, 30.0)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

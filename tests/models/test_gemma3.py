@@ -59,6 +59,7 @@ def test_queries_and_keys_have_norms():
     ({"attention_bias": True}, "attention_bias is True"),
     ({"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
     ({"rope_scaling": {"factor": 8.0, "rope_type": "yarn"}}, "not 'yarn'"),
+    ({"rope_scaling": {"factor": 8.0, "type": "linear"}}, "rope_type, not type"),
     ({"rope_parameters": {"full_attention": LINEAR}}, "rope_theta is 1000000"),
     ({"sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
 ])  # fmt: skip
@@ -69,6 +70,7 @@ def test_what_is_not_supported(changes, message):
 
 @pytest.mark.parametrize(("rope", "message"), [
     ({"full_attention": LINEAR, "chunked_attention": LOCAL}, "the keys full_attention and"),
+    (LINEAR, "the keys full_attention and"),
     ({"full_attention": {**LINEAR, "rope_type": "yarn"}}, "full_attention is .*yarn"),
     ({"full_attention": [1]}, "rope_parameters.full_attention is .1.; expected a JSON object"),
 ])  # fmt: skip

@@ -1,6 +1,7 @@
 """models.hf_config: what a config.json may not be, and the two spellings of rope and dtype."""
 
 import json
+import math
 
 import pytest
 
@@ -12,6 +13,9 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}  # fmt: skip
 LLAMA3_ROPE = RopeConfig(theta=500000.0, scaling="llama3", factor=8.0, low_freq_factor=1.0,
                          high_freq_factor=4.0, original_max_position=8192)  # fmt: skip
+
+YARN = RopeConfig(theta=1e6, scaling="yarn", factor=4.0, original_max_position=32768,
+                  amplitude=0.1 * math.log(4.0) + 1.0)  # fmt: skip
 
 
 def rope(**values):
@@ -90,6 +94,12 @@ def test_missing_keys_and_defaults():
         HFConfig({"flag": 1}, "test").flag("flag", True)
 
 
+def test_absence_and_null_can_differ():
+    for values, found in (({}, 50.0), ({"cap": None}, None), ({"cap": 3}, 3.0)):
+        config = HFConfig(values, "test")
+        assert config.absent_or("cap", 50.0, config.number) == found
+
+
 def test_unknown_keys_must_say_nothing():
     HFConfig({"new_switch": False, "new_value": None, "use_cache": True}, "test").finish()
     for value in (True, 0, 1, "x", {}, []):
@@ -142,13 +152,19 @@ def test_unknown_dtypes_are_refused():
      RopeConfig(theta=10000.0, scaling="linear", factor=4.0)),
     ({"rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 4.0}},
      RopeConfig(theta=10000.0, scaling="linear", factor=4.0)),
+    ({"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0,
+                                          "original_max_position_embeddings": 32768}}, YARN),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0,
+                          "original_max_position_embeddings": 32768}}, YARN),
 ])  # fmt: skip
 def test_rope_in_both_spellings(values, expected):
     assert rope(**values) == expected
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling is .*not 'yarn'"),
+    ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling is .*'factor', 'original_max"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta": 2}}, "any, for rope_type"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "truncate": 1}}, "truncate is 1"),
     ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "not 'dynamic'"),
     ({"rope_scaling": {"rope_type": "linear", "type": "dynamic", "factor": 4.0}}, "one kind"),
     ({"rope_scaling": {"rope_type": "linear"}}, "exactly .'factor'."),

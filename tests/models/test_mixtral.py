@@ -41,7 +41,7 @@ def test_a_window_is_in_every_layer():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"router_jitter_noise": 0.1}, "router_jitter_noise is 0.1"),
-    ({"num_experts_per_tok": 1}, "one expert a token"),
+    ({"num_experts_per_tok": 1}, "num_experts_per_tok is 1; expected 2 or more"),
     ({"num_local_experts": 0}, "num_local_experts is 0; expected an integer >= 1"),
 ])  # fmt: skip
 def test_what_is_not_supported(changes, message):

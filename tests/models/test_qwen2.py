@@ -40,7 +40,7 @@ def test_a_window_that_is_used_starts_at_max_window_layers():
     ({"use_mrope": True}, "use_mrope is True"),
     ({"use_sliding_window": True, "max_window_layers": -1}, "max_window_layers is -1"),
     ({"layer_types": ["sliding_attention"] * 24}, "no sliding window is in use"),
-    ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "not 'yarn'"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "not 'dynamic'"),
 ])  # fmt: skip
 def test_what_is_not_supported(changes, message):
     with pytest.raises(ModelError, match=message):

@@ -35,7 +35,7 @@ def test_attention_bias_is_on_all_four_projections():
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "not 'yarn'"),
+    ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "not 'dynamic'"),
     ({"num_experts": 128}, "num_experts is 128; expected no such key"),
 ])  # fmt: skip
 def test_what_is_not_supported(changes, message):

@@ -67,10 +67,10 @@ def test_a_window_that_is_used_is_in_every_layer():
     ({"num_local_experts": 64}, "num_experts is 128 and num_local_experts is 64"),
     ({"mlp_only_layers": [48]}, r"mlp_only_layers is \[48\]; expected a list of layers"),
     ({"decoder_sparse_step": 49}, "decoder_sparse_step is 49; expected a layer that has experts"),
-    ({"num_experts_per_tok": 1}, "one expert a token"),
+    ({"num_experts_per_tok": 1}, "num_experts_per_tok is 1; expected 2 or more"),
     ({"num_experts_per_tok": 129}, "129 experts a token of 128"),
     ({"shared_expert_intermediate_size": 5632}, "shared_expert_intermediate_size is 5632"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "not 'yarn'"),
+    ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "not 'dynamic'"),
 ])  # fmt: skip
 def test_what_is_not_supported(changes, message):
     with pytest.raises(ModelError, match=message):
