@@ -82,12 +82,14 @@ def main(argv: Sequence[str]) -> int:
 
     from mindspeed_llm.device.heartbeat import Heartbeat
     from mindspeed_llm.device.runtime import init_distributed, local_rank, shutdown_distributed
+    from mindspeed_llm.training.fit import with_fitted_data
     from mindspeed_llm.training.inputs import read_inputs
     from mindspeed_llm.training.loop import train
     from mindspeed_llm.training.raw import with_prepared_data
     from mindspeed_llm.training.setup import prepare
 
-    settings = with_prepared_data(settings)  # may take long: before anybody waits in a collective
+    # May take long: before anybody waits in a collective.
+    settings = with_fitted_data(with_prepared_data(settings))
     # The first rank checks before it joins the others: a user's mistake is said once.
     first = log.rank() == 0
     inputs = read_inputs(settings, architecture, check_tokenizer=True) if first else None

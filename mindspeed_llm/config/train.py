@@ -195,7 +195,7 @@ class Settings:
     @property
     def length_multiple(self) -> int:
         """Padded row lengths are multiples of this (CP and SP cut them)."""
-        asked = self.data.pad_to_multiple_of if self.data.variable_seq_lengths else 1
+        asked = self.data.row_multiple if self.data.variable_seq_lengths else 1
         return math.lcm(asked, self.parallel.length_multiple)
 
 

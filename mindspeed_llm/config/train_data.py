@@ -46,13 +46,29 @@ class TrainDataConfig:
     )
     data_cache_path: Path | None = setting(
         None,
-        help="directory where data sets made from files of conversations are kept; default: "
-        ".mindspeed_llm_cache beside the file",
+        help="directory where data sets are kept that training makes from files of conversations, "
+        "or with --pack or --truncation; default: .mindspeed_llm_cache beside the data",
+    )
+    truncation: str = setting(
+        "drop",
+        help="rows over --seq-length: 'drop' leaves them out and counts them, 'oldest-turns' and "
+        "'newest-turns' drop whole turns until the rest fits, 'split' cuts plain texts, 'error' "
+        "ends the run; as preprocess_data.py does",
+        choices=("drop", "oldest-turns", "newest-turns", "split", "error"),
+    )
+    pack: bool = setting(
+        False,
+        help="rows of exactly --seq-length hold several conversations that never see each other; "
+        "data sets that are not packed are packed first, as preprocess_data.py --pack does",
     )
     variable_seq_lengths: bool = setting(
         False, help="pad a micro-batch to its longest row instead of --seq-length"
     )
-    pad_to_multiple_of: int = setting(8, help="with --variable-seq-lengths: round lengths up to it")
+    pad_to_multiple_of: int | None = setting(
+        None,
+        help="with --variable-seq-lengths: round lengths up to it (default 8); where --pack packs: "
+        "each conversation begins at a multiple of it (default 1)",
+    )
     neat_pack: bool = setting(
         False, help="states that the data are packed; conversations of a row never see each other"
     )
@@ -74,6 +90,11 @@ class TrainDataConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "pad_to_multiple_of")
+        if self.pack and self.variable_seq_lengths:
+            raise ConfigError(
+                "--variable-seq-lengths has no effect with --pack, whose rows all have "
+                "--seq-length tokens; drop one of them"
+            )
         self._check_order()
         if self.hf_chat_template and self.prompt_type not in (None, HF_PROMPT):
             raise ConfigError(
@@ -98,6 +119,21 @@ class TrainDataConfig:
                 "--padded-samples fills the last batch of an epoch, and data sets that are "
                 "blended by weight have no common epoch; drop the flag or the weights"
             )
+
+    @property
+    def fits_rows(self) -> bool:
+        """Whether rows may have to be made anew for the run."""
+        return self.pack or self.truncation != "drop"
+
+    @property
+    def row_multiple(self) -> int:
+        """With --variable-seq-lengths: lengths of micro-batches are rounded up to it."""
+        return self.pad_to_multiple_of or 8
+
+    @property
+    def pack_multiple(self) -> int:
+        """With --pack: conversations begin at multiples of it."""
+        return self.pad_to_multiple_of or 1
 
     @property
     def weights(self) -> tuple[Fraction, ...] | None:

@@ -155,4 +155,5 @@ def identity(manifests: Sequence[Manifest], weights: Sequence[Fraction] | None) 
 
 def _by_key(manifest: Manifest) -> dict[str, Any]:
     # Without the prefix, so that a data set may be moved or prepared again under another name.
-    return {name.rpartition("_packed_")[2]: file for name, file in manifest.files.items()}
+    keys = {name.rpartition("_packed_")[2]: file for name, file in manifest.files.items()}
+    return {name: file for name, file in keys.items() if name.endswith((".bin", ".idx"))}

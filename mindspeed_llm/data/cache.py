@@ -67,8 +67,8 @@ def prepared(config: PreprocessConfig, directory: Path,
     prefix = directory / f"{Path(source).name.split('.')[0] or 'data'}-{_key(config)[:20]}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _locked(directory / f".{prefix.name}.lock"):
-            if _finished(prefix):
+        with locked(directory / f".{prefix.name}.lock"):
+            if is_finished(prefix):
                 _log.info("%s is prepared already: %s", source, prefix)
                 return prefix
             _log.info("preparing %s once for all runs like this one: %s", source, prefix)
@@ -86,7 +86,8 @@ def prepared(config: PreprocessConfig, directory: Path,
     return prefix
 
 
-def _finished(prefix: Path) -> bool:
+def is_finished(prefix: Path) -> bool:
+    """Whether there is a whole data set of this prefix."""
     try:
         Manifest.read(DatasetFiles(prefix))
     except DataError:
@@ -95,7 +96,8 @@ def _finished(prefix: Path) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, which processes take in turn."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ from mindspeed_llm.data.roles import repair
 from mindspeed_llm.data.sources import Source
 from mindspeed_llm.data.targets import choose_targets
 from mindspeed_llm.data.tokenizer import Tokenizer
-from mindspeed_llm.data.truncation import shorten
+from mindspeed_llm.data.turns import Shortener, Turns
 
 
 class Taken(NamedTuple):
@@ -77,38 +77,33 @@ class ConversationRows:
         samples = [(talk, row) for talk, row in samples if any(i != IGNORE for i in row.labels)]
         if not samples:
             return RowError("messages", "no token is a training target", kind="no target")
-        limit = self.config.seq_length
-        if limit is None or all(len(row.ids) <= limit for _, row in samples):
-            outcome = REPAIRED if item.repairs else KEPT
-            return Made([row for _, row in samples], outcome, item.repairs)
-        pieces: list[Rendered] = []
-        turns = tokens = 0
+        # With one sample targets are chosen anew: the last answer left is then the last.
         one = len(samples) == 1
+        limit = self.config.seq_length
+        turns = tokens = 0
+        made: list[tuple[Turns, Rendered]] = []
         for talk, row in samples:
-            if len(row.ids) > limit:
-                # With one sample targets are chosen anew: the last answer left is then the last.
-                shorter = self._shorten(item.whole if one else talk, limit, anew=one)
-                turns += len(talk.messages) - (len(shorter.messages) if shorter else 0)
-                tokens += len(row.ids)
-                if shorter is None:
-                    continue
-                row = self.renderer.render(shorter)
-                tokens -= len(row.ids)
-            pieces.append(row)
-        if not pieces or self.config.truncation in ("drop", "error"):
+            whole = Turns(item.whole) if one else Turns(talk, chosen=True)
+            if limit is None or len(row.ids) <= limit:
+                made.append((whole, row))
+                continue
+            shorter = self._shortener(limit).shorten(whole)
+            turns += len(talk.messages)
+            tokens += len(row.ids)
+            if shorter is not None:
+                turns -= len(shorter[0].conversation.messages)
+                tokens -= len(shorter[1].ids)
+                made.append(shorter)
+        if not made or (tokens and self.config.truncation in ("drop", "error")):
             longest = max(len(row.ids) for _, row in samples)
             return RowError("(row)", f"{longest} tokens, more than --seq-length {limit}",
                             kind=OVER_LENGTH)  # fmt: skip
-        return Made(pieces, TRUNCATED, item.repairs, turns, tokens)
+        outcome = TRUNCATED if tokens else REPAIRED if item.repairs else KEPT
+        # Nothing is taken from packed rows any more.
+        kept = () if self.config.pack else [whole for whole, _ in made]
+        return Made([row for _, row in made], outcome, item.repairs, turns, tokens, kept)
 
-    def _shorten(self, conversation: Conversation, limit: int, *,
-                 anew: bool) -> Conversation | None:  # fmt: skip
-        shorter = shorten(conversation, self.config.truncation, limit, self._length)
-        if shorter is None:
-            return None
-        if anew:
-            shorter = self._targets(shorter)
-        return shorter if any(shorter.is_target(m) for m in shorter.messages) else None
-
-    def _length(self, conversation: Conversation) -> int:
-        return len(self.renderer.render(conversation).ids)
+    def _shortener(self, limit: int) -> Shortener:
+        config = self.config
+        return Shortener(self.renderer, config.truncation, limit, config.train_on,
+                         config.train_on_inputs)  # fmt: skip

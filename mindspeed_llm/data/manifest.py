@@ -58,6 +58,11 @@ class DatasetFiles:
         return self.prefix.parent / f"{self.prefix.name}_packed_refused.json"
 
     @property
+    def turns(self) -> Path:
+        """The turns of each row, see `turns.Turns`; only beside unpacked conversations."""
+        return self.prefix.parent / f"{self.prefix.name}_packed_turns.jsonl"
+
+    @property
     def scratch(self) -> Path:
         """Directory of temporaries while a run is under way."""
         return self.prefix.parent / f".{self.prefix.name}_packed.partial"
@@ -80,7 +85,7 @@ class Manifest:
         settings: the remaining flags that shape the rows.
         counts: rows by what became of them (see the report).
         inputs: name and size in bytes of each input file.
-        files: size in bytes and sha256 of each of the six files, by name.
+        files: size in bytes and sha256 of each of the six files, and of the turns, by name.
         versions: of the libraries that made the rows.
         packing: how conversations were packed, exactly when `packed`.
     """

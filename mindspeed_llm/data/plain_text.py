@@ -20,6 +20,8 @@ from mindspeed_llm.data.report import OVER_LENGTH, Made
 from mindspeed_llm.data.tokenizer import Tokenizer
 from mindspeed_llm.errors import ConfigError
 
+TEMPLATE = "plain-text"  # what manifests call it
+
 
 @dataclass(frozen=True)
 class PlainTextSource:
@@ -59,7 +61,7 @@ class PlainTextRows:
         ConfigError: `append_eod` and the tokenizer has no eos token.
     """
 
-    template = "plain-text"
+    template = TEMPLATE
 
     def __init__(self, source: PlainTextSource, tokenizer: Tokenizer, *, append_eod: bool,
                  seq_length: int | None, split: bool) -> None:  # fmt: skip
@@ -96,19 +98,21 @@ class PlainTextRows:
         if tuple(ids[-1:]) != self._eod:
             ids = [*ids, *self._eod]
         limit = self._seq_length
-        if limit is None or len(ids) <= limit:
-            pieces = [ids]
-        elif self._split:
-            pieces = [ids[at : at + limit] for at in range(0, len(ids), limit)]
-        else:
+        if limit is not None and len(ids) > limit and not self._split:
             return RowError("(row)", f"{len(ids)} tokens, more than --seq-length {limit}",
                             kind=OVER_LENGTH)  # fmt: skip
-        # A last piece of one token has no target: its only token has nothing before it.
-        rows = [Rendered(p, [IGNORE, *p[1:]]) for p in pieces if len(p) > 1]
+        rows = cut(ids, len(ids) if limit is None else limit)
         if not rows:
             return RowError(self.source.column, "a single token, so there is nothing to predict",
                             kind="no target")  # fmt: skip
         return Made(rows, tokens=len(ids) - sum(len(row.ids) for row in rows))
+
+
+def cut(ids: list[int], limit: int) -> list[Rendered]:
+    """Rows of at most `limit` tokens of a text."""
+    pieces = [ids[at : at + limit] for at in range(0, len(ids), max(1, limit))]
+    # A last piece of one token has no target: its only token has nothing before it.
+    return [Rendered(p, [IGNORE, *p[1:]]) for p in pieces if len(p) > 1]
 
 
 def _encoder(spec: str) -> tokenizers.Tokenizer:

@@ -26,7 +26,7 @@ from mindspeed_llm.data.manifest import DatasetFiles, Manifest, write_json
 from mindspeed_llm.data.message_lists import MessageListSource
 from mindspeed_llm.data.messages import Conversation, RowError
 from mindspeed_llm.data.mixing import mix
-from mindspeed_llm.data.packing import Packing, best_fit_decreasing
+from mindspeed_llm.data.packing import Packing
 from mindspeed_llm.data.plain_text import PlainTextRows, PlainTextSource
 from mindspeed_llm.data.readers import Chunk, ChunkReader, line_numbers, split_chunks
 from mindspeed_llm.data.render import Rendered, Renderer
@@ -52,9 +52,9 @@ from mindspeed_llm.data.writer import (
     Shard,
     exclusive_scratch,
     outcomes,
+    pack_rows,
     row_lengths,
     write_ordered,
-    write_packed,
     write_six,
 )
 from mindspeed_llm.errors import ConfigError, DataError
@@ -324,16 +324,10 @@ class _Run:
         """Write packed rows; what is supervised is counted again, since no first token is."""
         config, total = self._config, self._total
         assert config.seq_length is not None
-        lengths = row_lengths(shards)
-        lengths = lengths if order is None else lengths[order]
-        packs = best_fit_decreasing(lengths, config.seq_length, config.pad_to_multiple_of)
-        packing = Packing(capacity=config.seq_length, multiple=config.pad_to_multiple_of,
-                          segments=len(lengths), rows=len(packs),
-                          efficiency=total.tokens / (len(packs) * config.seq_length))  # fmt: skip
-        pad_id = self._work.maker.tokenizer.pad_id
-        described, total.supervised_tokens = write_packed(
-            self._files, shards, packs, packing, pad_id, self._work.scratch, order
-        )
+        packing, described, total.supervised_tokens = pack_rows(
+            self._files, shards, order, self._work.scratch, capacity=config.seq_length,
+            multiple=config.pad_to_multiple_of, pad_id=self._work.maker.tokenizer.pad_id,
+        )  # fmt: skip
         return packing, described
 
     def _bad_rows(self) -> Iterator[BadRow]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from mindspeed_llm.data.messages import RowError
 from mindspeed_llm.data.render import IGNORE, Rendered
+from mindspeed_llm.data.turns import Turns
 
 KEPT = "kept"
 REPAIRED = "repaired"
@@ -31,6 +32,7 @@ class Made(NamedTuple):
         outcome: one of WRITTEN.
         repairs: what was done to its turns.
         turns, tokens: how many of them truncation took.
+        made_of: the turns of each piece; nothing where they are not kept.
     """
 
     pieces: Sequence[Rendered]
@@ -38,6 +40,7 @@ class Made(NamedTuple):
     repairs: Sequence[str] = ()
     turns: int = 0
     tokens: int = 0
+    made_of: Sequence[Turns] = ()
 
 
 class BadRow(NamedTuple):

@@ -15,10 +15,10 @@ from mindspeed_llm.data.manifest import DatasetFiles, Manifest
 from mindspeed_llm.data.packing import cu_seqlens, positions
 from mindspeed_llm.data.render import IGNORE
 from mindspeed_llm.data.tokenizer import Tokenizer
+from mindspeed_llm.data.writer import index_lengths
 from mindspeed_llm.errors import ConfigError, DataError
 
 Kind = Literal["context", "trained", "other", "padding"]
-_HEADER, _COUNT_AT = 34, 18  # of megatron.core's .idx: bytes before the lengths, and of the count
 _SCANNED = 1 << 22
 _BROKEN = "\ufffd"
 
@@ -134,9 +134,7 @@ class PreparedRows:
     def __init__(self, prefix: str | Path) -> None:
         self.files = DatasetFiles(Path(prefix))
         self.manifest = Manifest.read(self.files)
-        index = self.files.index("input_ids").read_bytes()
-        count = int(np.frombuffer(index, "<u8", 1, _COUNT_AT)[0])
-        self._lengths = np.frombuffer(index, "<i4", count, _HEADER).astype(np.int64)
+        self._lengths = index_lengths(self.files.index("input_ids")).astype(np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
         keys = ("input_ids", "labels", "attention_mask")
         self._data = {key: np.memmap(self.files.data(key), dtype="<i4", mode="r") for key in keys}

@@ -103,7 +103,8 @@ class Work:
                 continue
             tally.keep(row)
             for index, piece in enumerate(row.pieces):
-                shard.add(piece.ids, piece.labels, row.outcome if index == 0 else None)
+                line = row.made_of[index].line() if row.made_of else b""
+                shard.add(piece.ids, piece.labels, row.outcome if index == 0 else None, line)
 
 
 def tallies(work: Work, chunks: Sequence[Chunk], workers: int) -> Iterator[Tally]:

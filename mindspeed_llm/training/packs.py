@@ -32,7 +32,8 @@ def check_packing(settings: Settings, where: str, manifest: Manifest, model: Mod
             if getattr(settings.data, name):
                 raise ConfigError(
                     f"{flag_of(name)} says that rows hold several conversations, but each row of "
-                    f"{where} is one; drop the flag, or prepare the data with --pack"
+                    f"{where} is one; drop the flag, or pack them with --pack, here or when the "
+                    "data are prepared"
                 )
         return
     if length != packing.capacity:

@@ -64,7 +64,7 @@ def _refuse_without_effect(settings: Settings) -> None:
     given = {
         "--handler-name": data.handler_name is not None,
         "--map-keys": data.map_keys is not None,
-        "--data-cache-path": data.data_cache_path is not None,
+        "--data-cache-path": data.data_cache_path is not None and not data.fits_rows,
     }
     idle = [flag for flag, is_given in given.items() if is_given]
     if idle:
@@ -76,14 +76,7 @@ def _refuse_without_effect(settings: Settings) -> None:
 
 def _prepared(settings: Settings, path: str) -> Path:
     data = settings.data
-    tokenizer = data.tokenizer_name_or_path
-    if tokenizer is None:
-        if not settings.checkpoint.load.exists():
-            raise CheckpointError(
-                f"--load {settings.checkpoint.load}: no such directory; expected a checkpoint, "
-                "whose tokenizer prepares the data"
-            )
-        tokenizer = model_directory(settings.checkpoint.load)
+    tokenizer = tokenizer_directory(settings)
     directory = data.data_cache_path or Path(path).resolve().parent / CACHE
     handler = {} if data.handler_name is None else {"handler_name": data.handler_name}
     config = PreprocessConfig(
@@ -97,6 +90,23 @@ def _prepared(settings: Settings, path: str) -> Path:
         **handler,
     )
     return prepared(config, directory, _Told())
+
+
+def tokenizer_directory(settings: Settings) -> Path:
+    """The directory of the run's tokenizer, before the checkpoint at --load was looked at.
+
+    Raises:
+        CheckpointError: no flag names it, and there is no checkpoint.
+    """
+    if settings.data.tokenizer_name_or_path is not None:
+        return settings.data.tokenizer_name_or_path
+    load = settings.checkpoint.load
+    if not load.exists():
+        raise CheckpointError(
+            f"--load {load}: no such directory; expected a checkpoint, whose tokenizer prepares "
+            "the data"
+        )
+    return model_directory(load)
 
 
 def _workers(path: Path) -> int:

@@ -82,7 +82,7 @@ def test_the_six_files_hold_every_row_in_order(tmp_path, config, renderer_of, na
         manifest.tokens == int(dataset.lengths.sum()) and manifest.longest == dataset.lengths.max()
     )
     assert (manifest.template, manifest.counts) == ("gemma", {"kept": 300})
-    assert len(left(settings)) == 8  # six files, manifest, report; no temporaries
+    assert len(left(settings)) == 9  # six files, turns, manifest, report; no temporaries
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
@@ -286,7 +286,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_the_next_one_works(
             with pytest.raises(DataError, match="did not finish|missing"):
                 Manifest.read(files)
     assert prepare(settings).tally.kept == 300
-    assert len(left(settings)) == 8
+    assert len(left(settings)) == 9
 
 
 def test_kill_minus_nine_amid_the_work_of_workers(tmp_path, config):
@@ -315,7 +315,7 @@ def test_kill_minus_nine_amid_the_work_of_workers(tmp_path, config):
             break
         time.sleep(0.01)  # the lock is free once the workers have ended too
     assert prepare(config(write(tmp_path / "a.jsonl", ROWS))).tally.kept == len(ROWS)
-    assert len(left(settings)) == 8
+    assert len(left(settings)) == 9
 
 
 VALUES = (
