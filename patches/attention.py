@@ -1,5 +1,5 @@
-"""Owns adapters for the core attention of models that are not ours, which takes no packed rows;
-the register explains each."""
+"""Owns adapters for the core attention of models that are not ours, which takes no packed rows and
+writes its scores out; the register explains each."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from typing import Any
 
 import torch
 from megatron.core import tensor_parallel
+from megatron.core.transformer.enums import AttnMaskType
 
-from mindspeed_llm.kernels.table import kernel
+from mindspeed_llm.kernels.dispatch import fall_back
+from mindspeed_llm.kernels.table import fused, kernel
 from mindspeed_llm.models.layers import boundaries
 
-_kernel = functools.cache(kernel)
+_packed = functools.cache(kernel)
+_fused = functools.cache(fused)
+_KIND = "mindspeed_llm_kind"  # attribute of a mask that was looked at
 
 
-def packed_rows(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """DotProductAttention.forward that takes packed rows: no sequence sees another."""
+def fused_attention(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """DotProductAttention.forward by a fused kernel, packed rows included: no sequence of theirs
+    sees another. What no kernel does is done by the original."""
 
     @functools.wraps(original)
     def forward(
@@ -31,19 +36,76 @@ def packed_rows(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
         packed_seq_params: Any = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        if packed_seq_params is None:
-            return original(self, query, key, value, attention_mask, *args, **kwargs)
-        if kwargs.get("attention_bias") is not None:
-            raise ValueError("packed rows take no attention bias")
+        packed = packed_seq_params is not None
+        asked = (query, key, value, None if packed else attention_mask)
+        biased = len(args) > 1 or kwargs.get("attention_bias") is not None
+        cause = _beyond(self, *asked, packed=packed, biased=biased)
+        if packed and cause is not None:
+            raise ValueError(f"packed rows do not take {cause}")
         dropout = self.attention_dropout.p if self.training else 0.0
-        need = {"window": _window(self), "dropout": dropout}
-        attention = _kernel("packed_attention", query.device.type, dtype=query.dtype,
-                            head_dim=query.shape[-1], **need)  # fmt: skip
+        how = {"window": _window(self), "dropout": dropout}
+        need = {"dtype": query.dtype, "head_dim": query.shape[-1], **how}
+        how |= {"scale": self.softmax_scale * (self.scale_mask_softmax.scale or 1.0)}
+        device = query.device.type
+        if packed:
+            attention = _packed("packed_attention", device, **need)
+            how |= {"cu_seqlens": boundaries(packed_seq_params)}
+        else:
+            attention = _fused("attention", device, **need)
+            if cause is not None and device == "npu":
+                fall_back(f"attention with {cause} is megatron-core's own")
+            if cause is not None or attention is None:
+                return original(self, query, key, value, attention_mask, *args, **kwargs)
+            how |= {"hidden": attention_mask if _kind(attention_mask) == "more" else None}
         with _draws(self, dropout):
-            return attention(query, key, value, cu_seqlens=boundaries(packed_seq_params),
-                             scale=self.softmax_scale, softcap=None, **need)  # fmt: skip
+            return attention(query, key, value, softcap=None, **how)
 
     return forward
+
+
+def _beyond(
+    attention: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    packed: bool,
+    biased: bool,
+) -> str | None:
+    """What the kernels do not do of what is asked for; None where they do it all."""
+    softmax = attention.scale_mask_softmax
+    sides = getattr(softmax, "window_size", None)
+    causal = {AttnMaskType.causal} | ({AttnMaskType.padding_causal} if packed else set())
+    causes = {
+        "an attention bias": biased,
+        "attention that is not causal": attention.attn_mask_type not in causal,
+        "a window that looks ahead": sides is not None and sides[1] > 0,
+        "an offset of the softmax": getattr(attention, "softmax_offset", None) is not None,
+        "values of another size than keys": query.shape[-1] != value.shape[-1],
+        "fewer queries than keys": len(query) != len(key) and len(query) != 1,
+        "a mask for cached keys": mask is not None and len(query) != len(key),
+    }
+    found = next((name for name, here in causes.items() if here), None)
+    if found is None and _kind(mask) == "ahead":
+        return "a mask that lets queries look ahead"
+    return found
+
+
+def _kind(mask: torch.Tensor | None) -> str:
+    """What a mask [b or 1, 1, s, s], True where a key is hidden, adds to causality: "nothing",
+    "more" that is hidden, or "ahead" is in sight. Looked at once, which waits for the device."""
+    if mask is None:
+        return "nothing"
+    found = getattr(mask, _KIND, None)
+    if found is None:
+        future = torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).triu_(1)
+        hidden = mask.bool()
+        found = "ahead"
+        if mask.shape[-2] == mask.shape[-1] and bool((hidden | ~future).all()):
+            found = "nothing" if bool((hidden == future).all()) else "more"
+        setattr(mask, _KIND, found)
+    return found
 
 
 def _window(attention: Any) -> int | None:

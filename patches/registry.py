@@ -7,6 +7,7 @@ from mindspeed_llm.patches.record import Patch
 _DEVICE = "mindspeed_llm.patches.device"
 _FIXES = "mindspeed_llm.patches.fixes"
 _FUSIONS = "mindspeed_llm.patches.fusions"
+_LAYERS = "mindspeed_llm.patches.layers"
 _ASSUMES_CUDA = "none: megatron-core is written for CUDA"
 _CPU_SUPPORT = "megatron-core takes its device from one place instead of saying `cuda`"
 
@@ -345,17 +346,42 @@ _KERNELS = (
     ),
 )
 
+_SPEC = "its specifications name this class themselves; our own models have another"
+_SPEC_END = "get_gpt_layer_local_spec takes a BackendSpecProvider"
 _PLAIN_MODELS = (
     Patch(
         target="megatron.core.transformer.dot_product_attention:DotProductAttention.forward",
-        adapter="mindspeed_llm.patches.attention:packed_rows",
+        adapter="mindspeed_llm.patches.attention:fused_attention",
         kind="wrap",
-        why="Asserts that rows are not packed. A GPTModel of megatron-core's local specification "
-        "takes PackedSeqParams with this: no sequence of a row sees another, windows included. "
-        "(Our own models have another core attention.)",
-        upstream="none: megatron-core leaves packed rows to Transformer Engine",
-        remove_when="DotProductAttention takes packed_seq_params",
-        needs=("attention_mask", "packed_seq_params"),
+        why="Writes its scores out, [b, n, s, s], and asserts that rows are not packed. A GPTModel "
+        "of megatron-core's local specification gets the device's fused kernel with this, and "
+        "takes PackedSeqParams: no sequence of a row sees another, windows included.",
+        upstream=f"none: {_SPEC}",
+        remove_when=_SPEC_END,
+        needs=("attention_mask", "attn_mask_type", "attention_bias", "packed_seq_params"),
+    ),
+    Patch(
+        target="megatron.core.transformer.torch_norm:WrappedTorchNorm.__new__",
+        adapter=f"{_LAYERS}:norm",
+        kind="wrap",
+        why="Makes torch.nn.RMSNorm, eight small kernels on an NPU, and refuses sequence "
+        "parallelism and 1 + w. A GPTModel of megatron-core's local specification gets our "
+        "RMSNorm with this, which has both and the device's fused kernel.",
+        upstream=f"none: {_SPEC}",
+        remove_when=_SPEC_END,
+        needs=("config", "hidden_size", "eps"),
+    ),
+    Patch(
+        target="megatron.core.transformer.mlp:MLP.forward",
+        adapter=f"{_LAYERS}:gated_mlp",
+        kind="wrap",
+        why="SwiGLU and GeGLU are written out, or compiled for CUDA. With this they are the "
+        "device's fused kernel where it has one, in experts too (SequentialMLP makes MLPs).",
+        upstream="none: a vendor's operator; MLPSubmodules has a place for an activation with "
+        "Transformer Engine only",
+        remove_when="MLP takes its activation from a specification without Transformer Engine",
+        devices=("npu", "cuda"),
+        needs=("hidden_states", "per_token_scale"),
     ),
 )
 

@@ -20,6 +20,7 @@ from mindspeed_llm.errors import KernelError
 from mindspeed_llm.logging import get_logger
 
 WITHOUT = "MINDSPEED_LLM_WITHOUT_KERNELS"  # names of kernels to pass over, separated by commas
+REQUIRE = "MINDSPEED_LLM_REQUIRE_FUSED"  # --require-fused, for programs that are not ours
 _log = get_logger(__name__)
 
 
@@ -137,25 +138,30 @@ def look(op: str, device: str, need: Need, candidates: Sequence[Candidate]) -> C
     return Choice(op, device, candidates[-1], tuple(passed))
 
 
-def choose(op: str, device: str, need: Need, candidates: Sequence[Candidate]) -> Callable[..., Any]:
-    """The kernel of `op` for tensors on `device` ("npu", "cuda" or "cpu").
-
-    A fall-back is a warning, once a process.
+def choose(op: str, device: str, need: Need, candidates: Sequence[Candidate]) -> Choice:
+    """The kernel of `op` for tensors on `device` ("npu", "cuda" or "cpu"), and why.
 
     Raises:
         KernelError: it would be a fall-back and `require_fused` holds.
     """
     choice = look(op, device, need, candidates)
     if choice.is_fall_back:
-        text = f"{op} on {device} runs as {choice.candidate.kernel} ({choice.why})"
-        if _policy.strict:
-            raise KernelError(
-                f"--require-fused: {text}; install or update what is missing, or drop the flag"
-            )
-        if text not in _policy.said:
-            _policy.said.add(text)
-            _log.warning("%s", text)
-    return choice.call
+        fall_back(f"{op} on {device} runs as {choice.candidate.kernel} ({choice.why})")
+    return choice
+
+
+def fall_back(text: str) -> None:
+    """Say, once a process, what does not run fused.
+
+    Raises:
+        KernelError: `require_fused` holds, or the environment's REQUIRE is set.
+    """
+    if _policy.strict or os.environ.get(REQUIRE, "0") != "0":
+        name = "--require-fused" if _policy.strict else REQUIRE
+        raise KernelError(f"{name}: {text}; install or update what is missing, or drop it")
+    if text not in _policy.said:
+        _policy.said.add(text)
+        _log.warning("%s", text)
 
 
 def _excluded(candidate: Candidate) -> str | None:

@@ -233,7 +233,17 @@ def kernel(op: str, device: str, **need: Any) -> Callable[..., Any]:
     Raises:
         KernelError: see `dispatch.choose`.
     """
-    return dispatch.choose(op, device, Need(**need), candidates(op, device))
+    return dispatch.choose(op, device, Need(**need), candidates(op, device)).call
+
+
+def fused(op: str, device: str, **need: Any) -> Callable[..., Any] | None:
+    """`kernel`, or None where none is fused: then code that does the same may stay as it is.
+
+    Raises:
+        KernelError: see `dispatch.choose`.
+    """
+    choice = dispatch.choose(op, device, Need(**need), candidates(op, device))
+    return choice.call if choice.candidate.fused else None
 
 
 @functools.cache

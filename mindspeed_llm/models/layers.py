@@ -416,7 +416,7 @@ def layer_spec(model: ModelConfig, layer: int = 0) -> ModuleSpec:
     )
     mlp: ModuleSpec | type = GatedMLP
     if sparse:
-        # SequentialMLP makes megatron-core's own MLP of these, whose product is not one kernel.
+        # SequentialMLP makes megatron-core's own MLP of these; `patches.layers` gives it a kernel.
         gated = MLPSubmodules(linear_fc1=GateUpLinear, linear_fc2=DownLinear)
         one_by_one = ModuleSpec(module=SequentialMLP, submodules=gated)
         mlp = ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=one_by_one))

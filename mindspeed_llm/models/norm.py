@@ -4,9 +4,10 @@ in `kernels`."""
 from __future__ import annotations
 
 import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
 
+from mindspeed_llm.device.detect import detect
 from mindspeed_llm.kernels.table import kernel
-from mindspeed_llm.models.decoder_config import DecoderConfig
 
 
 class RMSNorm(torch.nn.Module):
@@ -17,8 +18,8 @@ class RMSNorm(torch.nn.Module):
     `finalize_model_grads` sums its gradient over the tensor-parallel ranks.
 
     Args:
-        config: its `layernorm_zero_centered_gamma`, `sequence_parallel`, `params_dtype` and
-            `kernel_device` are read.
+        config: its `layernorm_zero_centered_gamma`, `sequence_parallel`, `params_dtype` and, if it
+            is a DecoderConfig, `kernel_device` are read; else it is this machine's device.
         hidden_size: h.
         eps: added to the mean square.
         persist_layer_norm, zero_centered_gamma, normalization: part of the interface of
@@ -27,7 +28,7 @@ class RMSNorm(torch.nn.Module):
 
     def __init__(
         self,
-        config: DecoderConfig,
+        config: TransformerConfig,
         hidden_size: int,
         eps: float = 1e-6,
         persist_layer_norm: bool = False,
@@ -42,7 +43,7 @@ class RMSNorm(torch.nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel
         self._norm = kernel(
             "rms_norm",
-            config.kernel_device,
+            getattr(config, "kernel_device", None) or detect().kind,
             dtype=config.params_dtype,
             zero_centered=self.zero_centered,
         )

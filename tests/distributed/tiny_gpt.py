@@ -15,7 +15,7 @@ STEPS, MICRO_BATCHES, BATCH, LENGTH, VOCAB = 3, 4, 2, 32, 128
 OLDER_NAMES = {"fully_reshardable": "fully_sharded_model_space",
                "dp_reshardable": "fully_sharded_bucket_space"}  # fmt: skip
 DEFAULTS = dict(tp=1, pp=1, vp=None, sp=False, zero=True, overlap=False, dropout=0.0, bf16=False,
-                recompute={}, config={}, steps=STEPS, save=None, load=None,
+                recompute={}, config={}, spec={}, device="cpu", steps=STEPS, save=None, load=None,
                 sharding="fully_reshardable", without=())  # fmt: skip
 
 
@@ -43,40 +43,20 @@ def build_config(o):
     return TransformerConfig(**values | o["recompute"] | o["config"])
 
 
-class Norm(torch.nn.Module):
-    """RMSNorm that knows sequence parallelism; megatron-core's local one refuses it."""
-
-    def __init__(self, config, hidden_size, eps=1e-5, **_):
-        super().__init__()
-        self.eps = eps
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        self.weight.sequence_parallel = config.sequence_parallel
-
-    def forward(self, x):
-        y = x.float()
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (y * self.weight.float()).to(x.dtype)
-
-
 def build_chunk(o, config, stage):
     from megatron.core import parallel_state as ps
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-    from megatron.core.transformer import transformer_block
 
-    spec = get_gpt_layer_local_spec(normalization="RMSNorm")
-    if o["sp"]:
-        spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = Norm
-        transformer_block.LayerNormImpl, final = Norm, transformer_block.LayerNormImpl
+    spec = get_gpt_layer_local_spec(normalization="RMSNorm", **o["spec"])
     where = {} if stage is None else dict(ignore_virtual=False, vp_stage=stage)
     model = GPTModel(config, spec, vocab_size=VOCAB, max_sequence_length=64,
                      position_embedding_type="rope", share_embeddings_and_output_weights=True,
                      pre_process=ps.is_pipeline_first_stage(**where),
                      post_process=ps.is_pipeline_last_stage(**where),
                      **known(GPTModel.__init__, vp_stage=stage))  # fmt: skip
-    if o["sp"]:
-        transformer_block.LayerNormImpl = final
     fill(model, o["tp"], ps.get_tensor_model_parallel_rank())
+    model = model if o["device"] == "cpu" else model.to(o["device"])
     return model.bfloat16() if o["bf16"] else model
 
 
@@ -140,7 +120,7 @@ def loss_of(out):
 
 def forward_step(batches, model):
     rows = next(batches)
-    positions = torch.arange(LENGTH)[None].expand(BATCH, -1)
+    positions = torch.arange(LENGTH, device=rows.device)[None].expand(BATCH, -1)
     return model(
         rows[:, :-1].contiguous(), positions, None, labels=rows[:, 1:].contiguous()
     ), loss_of
@@ -155,7 +135,7 @@ def run_step(o, chunks, optimizer, data):
     for chunk in chunks:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
-    feeds = [iter(data[rank::size]) for _ in chunks]
+    feeds = [iter(data[rank::size].to(o["device"])) for _ in chunks]
     losses = get_forward_backward_func()(
         forward_step_func=forward_step, data_iterator=feeds if o["vp"] else feeds[0],
         model=chunks if o["vp"] else chunks[0], num_microbatches=MICRO_BATCHES // size,

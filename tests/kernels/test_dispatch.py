@@ -52,7 +52,7 @@ def test_a_fall_back_is_said_once(monkeypatch):
     monkeypatch.setattr(dispatch._policy, "said", set())
     try:
         for _ in range(2):
-            assert dispatch.choose("op", "npu", Need(), (ABSENT, PLAIN)) is PLAIN.load()
+            assert dispatch.choose("op", "npu", Need(), (ABSENT, PLAIN)).candidate is PLAIN
     finally:
         logger.removeHandler(handler)
     assert said == ["op on npu runs as plain (works everywhere; not absent: it is not installed)"]
@@ -61,8 +61,14 @@ def test_a_fall_back_is_said_once(monkeypatch):
 def test_a_demand_turns_it_into_an_error(strict):
     with pytest.raises(KernelError, match="--require-fused: op on npu runs as plain .*absent"):
         dispatch.choose("op", "npu", Need(), (ABSENT, PLAIN))
-    assert dispatch.choose("op", "npu", Need(), (QUICK, PLAIN)) is QUICK.load()
-    assert dispatch.choose("op", "cpu", Need(), (ABSENT, PLAIN)) is PLAIN.load()
+    assert dispatch.choose("op", "npu", Need(), (QUICK, PLAIN)).call is QUICK.load()
+    assert dispatch.choose("op", "cpu", Need(), (ABSENT, PLAIN)).call is PLAIN.load()
+
+
+def test_the_environment_demands_it_of_programs_that_are_not_ours(monkeypatch):
+    monkeypatch.setenv(dispatch.REQUIRE, "1")
+    with pytest.raises(KernelError, match=f"{dispatch.REQUIRE}: op on npu runs as plain"):
+        dispatch.choose("op", "npu", Need(), (ABSENT, PLAIN))
 
 
 def test_kernels_can_be_passed_over_by_name(monkeypatch):

@@ -80,3 +80,8 @@ def test_kernel_answers_with_the_function():
     assert kernel("rms_norm", "cpu", dtype=BF16, zero_centered=True) is rms_norm
     with pytest.raises(KeyError):
         kernel("no such operation", "cpu")
+
+
+def test_fused_answers_with_nothing_where_the_plain_kernel_would_run():
+    assert table.fused("swiglu", "cpu") is None
+    assert table.fused("attention", "cpu") is kernel("attention", "cpu")

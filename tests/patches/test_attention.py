@@ -61,6 +61,72 @@ def test_a_packed_row_is_its_sequences(run_ranks, ranks, window):
         assert loss < 1e-5 and gradients < 1e-5
 
 
+def by_both():
+    """Largest difference of outputs and gradients from megatron-core's own attention, as a part of
+    the largest value, by case, and which of the two ran."""
+    import inspect
+
+    import torch
+    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.dot_product_attention import DotProductAttention
+    from megatron.core.transformer.enums import AttnMaskType
+
+    from mindspeed_llm.patches import attention as adapters
+
+    parallel_state.initialize_model_parallel()
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    patched = DotProductAttention.forward
+    original, ran = patched.__wrapped__, []
+
+    def noted(*args, **kwargs):
+        ran.append("original")
+        return original(*args, **kwargs)
+
+    ours = adapters.fused_attention(noted)
+    length, future = 12, torch.ones(12, 12, dtype=torch.bool).triu(1)
+    documents = future.clone()
+    documents[7:, :7] = True
+    ahead = future.clone()
+    ahead[0, 1] = False
+    cases = {
+        "causal": {}, "given": {"mask": future}, "documents": {"mask": documents},
+        "batch": {"mask": torch.stack([future, documents])[:, None]},
+        "ahead": {"mask": ahead}, "layer scaling": {"apply_query_key_layer_scaling": True},
+        "one query": {"sq": 1}, "all": {"kind": AttnMaskType.no_mask},
+    }  # fmt: skip
+    if "window_size" in inspect.signature(TransformerConfig).parameters:
+        cases["window"] = {"window_size": (3, 0)}
+    found = {}
+    for name, case in cases.items():
+        kind, mask = case.pop("kind", AttnMaskType.causal), case.pop("mask", None)
+        sq = case.pop("sq", length)
+        config = TransformerConfig(
+            num_layers=2, hidden_size=32, num_attention_heads=4, num_query_groups=2,
+            attention_dropout=0.0, masked_softmax_fusion=False, attention_softmax_in_fp32=True,
+            **case)  # fmt: skip
+        module = DotProductAttention(config, 2, kind, "self")
+        torch.manual_seed(0)
+        shapes = ((sq, 4), (length, 2), (length, 2))
+        inputs = [torch.randn(s, 2, n, 8, requires_grad=True) for s, n in shapes]
+        given = None if mask is None else mask.view(-1, 1, length, length)
+        results, ran[:] = [], []
+        for forward in (ours, original):
+            out = forward(module, *inputs, given)
+            results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+        pairs = zip(*results, strict=True)
+        worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+        found[name] = [worst, *ran]
+    return found
+
+
+def test_rows_are_megatrons_own_attention(run_ranks):
+    (found,) = run_ranks(1, by_both)
+    assert max(worst for worst, *_ in found.values()) < 1e-6
+    ran = {name for name, (_, *original) in found.items() if original}
+    assert ran == {"ahead", "all"}  # what no kernel does
+
+
 def test_without_the_patch_packed_rows_are_refused():
     from megatron.core.transformer.dot_product_attention import DotProductAttention
 

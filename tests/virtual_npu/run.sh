@@ -28,6 +28,8 @@ if [[ ! -f $NPU_VENV/.installed || $(<"$NPU_VENV/.installed") != "$TORCH_NPU_SPE
 fi
 "$NPU_VENV/bin/python" -m rig.cann >/dev/null
 
+MINDSPEED_LLM_MCORE_PATHS=$(printf '%s:' "$VENV"/megatron-core-*)
+export MINDSPEED_LLM_MCORE_PATHS=${MINDSPEED_LLM_MCORE_PATHS%:}
 export VIRTUAL_NPU=1 CPU_PYTHON=$VENV/bin/python PYTHONPATH=$ROOT
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 exec "$NPU_VENV/bin/python" -m pytest -m "not network and not cuda" tests/virtual_npu "$@"
