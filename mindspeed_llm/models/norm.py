@@ -8,6 +8,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mindspeed_llm.device.detect import detect
 from mindspeed_llm.kernels.table import kernel
+from mindspeed_llm.models.decoder_config import DecoderConfig
 
 
 class RMSNorm(torch.nn.Module):
@@ -43,7 +44,7 @@ class RMSNorm(torch.nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel
         self._norm = kernel(
             "rms_norm",
-            getattr(config, "kernel_device", None) or detect().kind,
+            config.kernel_device if isinstance(config, DecoderConfig) else detect().kind,
             dtype=config.params_dtype,
             zero_centered=self.zero_centered,
         )
