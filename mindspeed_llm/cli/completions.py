@@ -193,18 +193,20 @@ def generate(
         KeyboardInterrupt: Ctrl-C; what was answered is kept for the next run.
     """
     from mindspeed_llm.inference.chat import interruptible
+    from mindspeed_llm.inference.sampling import of_prompts
     from mindspeed_llm.inference.stream import printable
 
     ids = [_ids(parts, engine, generation, prompt) for prompt in prompts]
     answers = Answers(task.output)
-    keys = _keys(load, generation, sampling, engine, ids, named=task.output is not None)
+    drawn = of_prompts(sampling, ids)
+    keys = _keys(load, generation, drawn, engine, ids, named=task.output is not None)
     due = {key: at for at, key in enumerate(keys) if key not in answers.rows}
     places = sorted(due.values())
     if len(places) < len(set(keys)):
         _log.info("%s: %d of %d are answered already", task.output, len(set(keys)) - len(places),
                   len(set(keys)))  # fmt: skip
-    batches = _batches(parts, engine, generation, sampling, task.micro_batch_size,
-                       [ids[place] for place in places])  # fmt: skip
+    batches = _batches(parts, engine, generation, [drawn[place] for place in places],
+                       task.micro_batch_size, [ids[place] for place in places])  # fmt: skip
     with shown("answering", len(places)) as progress, interruptible() as pressed:
         for rows in batches:
             found = {places[at]: row for at, row in rows.items()}
@@ -239,7 +241,7 @@ def _ids(parts: Parts, engine: Engine, generation: GenerationSettings, prompt: P
 def _keys(
     load: LoadSettings,
     generation: GenerationSettings,
-    sampling: Sampling,
+    sampling: Sequence[Sampling],
     engine: Engine,
     ids: Sequence[list[int]],
     *,
@@ -250,9 +252,10 @@ def _keys(
 
     if not named:
         return [str(place) for place in range(len(ids))]
-    same = [weights_fingerprint(load.load, load.lora_load), dataclasses.asdict(sampling), load.bf16,
-            generation.max_new_tokens, generation.stop, sorted(engine.stop_ids)]  # fmt: skip
-    rows = [json.dumps([row, same]) for row in ids]
+    same = [weights_fingerprint(load.load, load.lora_load), load.bf16, generation.max_new_tokens,
+            generation.stop, sorted(engine.stop_ids)]  # fmt: skip
+    rows = [json.dumps([row, dataclasses.asdict(drawn), same])
+            for row, drawn in zip(ids, sampling, strict=True)]  # fmt: skip
     return [hashlib.sha256(row.encode()).hexdigest()[:32] for row in rows]
 
 
@@ -260,7 +263,7 @@ def _batches(
     parts: Parts,
     engine: Engine,
     generation: GenerationSettings,
-    sampling: Sampling,
+    sampling: Sequence[Sampling],
     batch_size: int,
     ids: Sequence[list[int]],
 ) -> Iterator[dict[int, dict[str, Any]]]:

@@ -149,7 +149,7 @@ class Engine:
         self,
         prompts: Sequence[Sequence[int]],
         *,
-        sampling: Sampling = GREEDY,
+        sampling: Sampling | Sequence[Sampling] = GREEDY,
         max_new_tokens: int,
         batch_size: int = 8,
         ends: Callable[[int, int], bool] | None = None,
@@ -159,7 +159,7 @@ class Engine:
         Args:
             prompts: one list of ids each; the longest come first, so that memory that does not
                 suffice shows at once.
-            sampling: every prompt is drawn with its own generator of the same seed.
+            sampling: of all, or one for each prompt; every prompt has its own generator.
             max_new_tokens: per reply.
             batch_size: replies made at the same time; a new one begins when one is done.
             ends: called with a prompt's place and its next id, once for each id in turn; True
@@ -171,12 +171,14 @@ class Engine:
         """
         for prompt in prompts:
             self.check(prompt, max_new_tokens)
-        return self._batches(prompts, sampling, max_new_tokens, batch_size, ends)
+        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
+        assert len(each) == len(prompts)
+        return self._batches(prompts, each, max_new_tokens, batch_size, ends)
 
     def _batches(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
+        sampling: Sequence[Sampling],
         limit: int,
         batch_size: int,
         ends: Callable[[int, int], bool] | None,
@@ -187,7 +189,8 @@ class Engine:
             while waiting or places:
                 while waiting and len(places) < batch_size:
                     place = waiting.pop()
-                    ticket = self.submit(prompts[place], sampling=sampling, max_new_tokens=limit)
+                    ticket = self.submit(prompts[place], sampling=sampling[place],
+                                         max_new_tokens=limit)  # fmt: skip
                     places[ticket.number] = place
                 done = {}
                 for ticket in self.advance():

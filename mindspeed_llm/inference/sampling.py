@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,6 +76,26 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+def of_prompts(sampling: Sampling, prompts: Sequence[Sequence[int]]) -> list[Sampling]:
+    """Sampling of each prompt, with a seed of its own: a hash of the seed, the prompt's ids and how
+    often they came before. So it depends neither on the order of the prompts nor on what else is
+    asked, and a prompt that is asked twice is drawn twice.
+
+    Greedy sampling stays as it is.
+    """
+    if sampling.is_greedy:
+        return [sampling] * len(prompts)
+    times: collections.Counter[tuple[int, ...]] = collections.Counter()
+    found = []
+    for prompt in prompts:
+        ids = tuple(prompt)
+        text = json.dumps([sampling.seed, times[ids], ids])
+        times[ids] += 1
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        found.append(dataclasses.replace(sampling, seed=seed))
+    return found
 
 
 class Logprob(NamedTuple):

@@ -69,6 +69,7 @@ class Echo:
 
     def __init__(self, after: int = 99) -> None:
         self.after, self.asked = after, []
+        self.seeds: dict[tuple[int, ...], int] = {}
 
     def batches(self, prompts, *, sampling, max_new_tokens, batch_size, ends):
         from mindspeed_llm.inference.engine import Reply
@@ -78,6 +79,7 @@ class Echo:
                 raise KeyboardInterrupt
             self.after -= 1
             rows = range(first, min(first + batch_size, len(prompts)))
+            self.seeds |= {tuple(prompts[row]): sampling[row].seed for row in rows}
             self.asked += [prompts[row] for row in rows]
             yield {
                 row: Reply(prompt_tokens=1, ids=list(prompts[row][-3:]), stop="length")
@@ -96,13 +98,14 @@ class Bench:
         self.load = LoadSettings(load=folder / "model")
 
     def run(self, texts: list[str], engine: Echo, **generation: object) -> list[dict]:
-        from mindspeed_llm.inference.sampling import GREEDY
+        from mindspeed_llm.inference.sampling import Sampling
 
+        warm = Sampling(temperature=generation.pop("temperature", 0.0))
         self.prompts.write_text("\n".join(texts))
         task = TaskSettings(prompts_file=self.prompts, output=self.output, micro_batch_size=2)
         settings = GenerationSettings(**{"max_new_tokens": 5, **generation})
         prompts = read_prompts(task, None, io.StringIO())
-        generate(self.parts, engine, self.load, task, settings, GREEDY, prompts)
+        generate(self.parts, engine, self.load, task, settings, warm, prompts)
         return [json.loads(line) for line in self.output.read_text().splitlines()]
 
 
@@ -143,6 +146,16 @@ def test_what_is_answered_stays_and_the_rest_is_made(bench: Bench) -> None:
     (tmp / "model.safetensors").write_bytes(b"weights")
     bench.run(TEXTS[:2], other, max_new_tokens=6)
     assert len(other.asked) == 2, "another model, other answers"
+
+
+def test_seeds_do_not_depend_on_what_else_is_asked(bench: Bench) -> None:
+    whole, rest = Echo(), Echo()
+    bench.run(TEXTS[:3], whole, temperature=1.0)
+    bench.output.unlink()
+    bench.run([TEXTS[3], TEXTS[2]], rest, temperature=1.0)
+    assert len(set(whole.seeds.values())) == 3
+    (same,) = whole.seeds.keys() & rest.seeds.keys()
+    assert whole.seeds[same] == rest.seeds[same]
 
 
 def test_prompts_that_the_model_cannot_take_are_named_before_anything_runs(bench: Bench) -> None:

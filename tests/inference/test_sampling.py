@@ -1,5 +1,7 @@
 """Sampling keeps what it should, draws in proportion, and repeats by seed."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from mindspeed_llm.inference.sampling import (
     Sampler,
     Sampling,
     logprobs_of,
+    of_prompts,
     penalized,
     probabilities,
 )
@@ -142,6 +145,16 @@ def test_a_row_that_is_not_drawn_keeps_its_generator() -> None:
     first = plain(logits).tolist()
     assert skipping(logits, rows=[0]).tolist() == [first[0], 0]
     assert skipping(logits, rows=[1]).tolist() == [0, first[1]]
+
+
+def test_every_prompt_has_a_seed_that_depends_on_nothing_else() -> None:
+    warm = Sampling(temperature=1.0, seed=5)
+    one, two, again = of_prompts(warm, [[1, 2], [3], [1, 2]])
+    assert len({5, one.seed, two.seed, again.seed}) == 4, "asked twice, drawn twice"
+    assert of_prompts(warm, [[3], [9], [1, 2]]) == [two, *of_prompts(warm, [[9]]), one]
+    assert of_prompts(dataclasses.replace(warm, seed=6), [[3]]) != [two]
+    assert dataclasses.replace(one, seed=5) == warm
+    assert of_prompts(GREEDY, [[1], [2]]) == [GREEDY, GREEDY]
 
 
 @pytest.mark.parametrize(
