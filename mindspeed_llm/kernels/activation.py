@@ -7,9 +7,11 @@ Shapes: x [..., 2f] is gate and up projection side by side; results are [..., f]
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -26,8 +28,28 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up (Shazeer 2020) of x = [gate, up]."""
-    gate, up = x.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return _SwiGLU.apply(x)
+
+
+class _SwiGLU(torch.autograd.Function):
+    """Keeps its input alone: silu(gate) is computed again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        both = torch.empty_like(x)
+        for_gate, for_up = both.chunk(2, dim=-1)
+        torch.mul(grad, F.silu(gate), out=for_up)
+        for_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
+        return both
 
 
 def geglu(x: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,10 @@ Shapes: s positions, b batch, n heads, d head dimension. Dimension i turns toget
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 
 def inverse_frequencies(dim: int, theta: float, *, factor: float = 1.0) -> torch.Tensor:
@@ -117,8 +119,30 @@ def rotate(
         return torch.cat((turned, x[..., turning:]), dim=-1)
     if interleaved:
         quarter = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
+        turned = x * angle.cos().to(x.dtype) + quarter * angle.sin().to(x.dtype)
     else:
-        first, second = x.chunk(2, dim=-1)
-        quarter = torch.cat((-second, first), dim=-1)
-    turned = x * angle.cos().to(x.dtype) + quarter * angle.sin().to(x.dtype)
+        turned = _Rotation.apply(x, angle.cos().to(x.dtype), angle.sin().to(x.dtype))
     return turned if scale == 1.0 else turned * scale
+
+
+class _Rotation(torch.autograd.Function):
+    """Turns halves in place of a copy; its gradient is the rotation back, and keeps no input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        half = x.shape[-1] // 2
+        turned = x * cos
+        turned[..., :half] -= x[..., half:] * sin[..., :half]
+        turned[..., half:] += x[..., :half] * sin[..., half:]
+        return turned
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        half = grad.shape[-1] // 2
+        back = grad * cos
+        back[..., :half] += grad[..., half:] * sin[..., half:]
+        back[..., half:] -= grad[..., :half] * sin[..., :half]
+        return back, None, None

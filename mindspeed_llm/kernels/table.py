@@ -189,6 +189,7 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
     "adamw": {
         "npu": (_ADAMW,),
         "cuda": (_ADAMW,),
+        "cpu": (_ADAMW,),
         "plain": (Candidate("torch._foreach", "optimizer:foreach_update", _SAME, fused=False),),
     },
     "grad_norm": {

@@ -284,8 +284,9 @@ class DecoderSelfAttention(SelfAttention):
     """megatron-core's self-attention with this layer's rotary table, and a KV cache that holds keys
     already turned, so that a decoding step costs one token and not the whole prefix.
 
-    With context parallelism it turns queries and keys itself: megatron-core would want every packed
-    sequence padded to a multiple of twice the ranks.
+    Without a cache it turns queries and keys itself, by our kernel: megatron-core writes the
+    rotation out in six operators, and with context parallelism would want every packed sequence
+    padded to a multiple of twice the ranks.
     """
 
     _table: torch.Tensor | None = None
@@ -308,7 +309,7 @@ class DecoderSelfAttention(SelfAttention):
         if rotary_pos_emb is not None and model.rope_local is not None:
             half = 1 if model.is_sliding(self.layer_number - 1) else 0
             rotary_pos_emb = rotary_pos_emb.chunk(2, dim=-1)[half]
-        if rotary_pos_emb is not None and self.config.context_parallel_size > 1:
+        if rotary_pos_emb is not None and options.get("inference_context") is None:
             tokens = len(hidden_states)
             if self.config.sequence_parallel:
                 tokens *= self.config.tensor_model_parallel_size
