@@ -44,7 +44,7 @@ def lead(
     from mindspeed_llm.patches import engine as patches
 
     device = detect(runtime.device)
-    runtime.check_backend(device.kind, device.backend)
+    runtime.check_device(device.kind, device.backend)
     patches.apply(device)
 
     from megatron.core import parallel_state

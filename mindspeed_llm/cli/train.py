@@ -12,6 +12,7 @@ from mindspeed_llm import logging as log
 from mindspeed_llm.cli.verify import checker
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.flags import parse
+from mindspeed_llm.config.inert import check_effect, flags_of
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.config.run import (
@@ -30,7 +31,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
     """Settings and statements about the model from a command line.
 
     Raises:
-        ConfigError: an unknown, refused, malformed or contradictory flag.
+        ConfigError: an unknown, refused, malformed or contradictory flag, or one without effect.
     """
     train, data, optimizer, checkpoint, logs, runtime, control, *others = parse(
         argv,
@@ -61,6 +62,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, ArchitectureFlags]:
         parallel=parallel,
         tuning=tuning,
     )
+    check_effect(settings, flags_of(argv))
     return settings, architecture
 
 
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     from mindspeed_llm.patches import engine
 
     device = detect(settings.runtime.device)
-    settings.runtime.check_backend(device.kind, device.backend)
+    settings.runtime.check_device(device.kind, device.backend)
     engine.apply(device)
     dispatch.require_fused(settings.runtime.require_fused)
 

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -169,7 +170,7 @@ def _metavar(base: type) -> str:
 
 
 def _reader(base: type) -> Any:
-    readers = {bool: _read_bool, dict: _read_json}
+    readers = {bool: _read_bool, dict: _read_json, float: _read_number}
     return readers.get(base, base)
 
 
@@ -179,6 +180,16 @@ def _read_bool(text: str) -> bool:
     if text.lower() in ("false", "0", "no", "off"):
         return False
     raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
+
+
+def _read_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}")
+    return value
 
 
 def _read_json(text: str) -> dict[str, Any]:

@@ -175,8 +175,13 @@ class RuntimeSettings:
                 "expected a number above 0"
             )
 
-    def check_backend(self, device: str, backend: str) -> None:
-        """Raise ConfigError if --distributed-backend is not `backend`, the one of `device`."""
+    def check_device(self, device: str, backend: str) -> None:
+        """Raise ConfigError if --distributed-backend is not `backend`, the one of `device`, or
+        --require-fused has no effect there."""
+        if self.require_fused and device == "cpu":
+            raise ConfigError(
+                "--require-fused has no effect on a CPU, whose kernels are plain torch; drop it"
+            )
         asked = self.distributed_backend
         # Launchers written for torch_npu's transfer_to_npu say nccl where hccl is meant.
         if asked in (None, backend) or (device == "npu" and asked == "nccl"):

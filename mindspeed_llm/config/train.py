@@ -65,6 +65,8 @@ class TrainConfig:
         at_least(self, 1, "train_iters", "micro_batch_size", "global_batch_size")
         at_least(self, 2, "seq_length")
         at_least(self, 0, "seed", "moe_aux_loss_coeff")
+        if self.seed >= 1 << 31:
+            raise ConfigError(f"--seed is {self.seed}; expected less than 2147483648")
         if self.moe_aux_loss_coeff and self.moe_router_load_balancing_type == "none":
             raise ConfigError(
                 f"--moe-router-load-balancing-type none contradicts --moe-aux-loss-coeff "
@@ -157,13 +159,15 @@ class Settings:
                 f"--tensor-model-parallel-size {tp} with the experts of a {model.family} model "
                 "needs --sequence-parallel in training, so that each token is routed once"
             )
+        for name in ("moe_aux_loss_coeff", "moe_router_load_balancing_type",
+                     "moe_token_dispatcher_type"):  # fmt: skip
+            value = getattr(self.train, name)
+            if value and model.experts is None:
+                raise ConfigError(
+                    f"{flag_of(name)} {value}: this {model.family} model has no experts; drop it"
+                )
         if not self.train.moe_aux_loss_coeff:
             return
-        if model.experts is None:
-            raise ConfigError(
-                f"--moe-aux-loss-coeff {self.train.moe_aux_loss_coeff}: this {model.family} model "
-                "has no experts; drop it"
-            )
         staged = self.parallel.pipeline_model_parallel_size > 1
         if staged and self.train.recompute_granularity == "full":
             raise ConfigError(

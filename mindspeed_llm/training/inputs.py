@@ -80,6 +80,12 @@ def read_inputs(
     place = locate(load, settings.tuning.lora_load, trust_pickle=settings.checkpoint.trust_pickle)
     loaded = None if place.adapter is None else shape_of_adapter(place)
     choice = choose(settings.tuning, place, loaded, model)
+    continues = _continues(settings, choice)
+    if settings.optimizer.override_opt_param_scheduler and not continues:
+        raise ConfigError(
+            f"--override-opt-param-scheduler has no effect: --load {load} is no interrupted run, "
+            "and the schedule is a new one; drop it"
+        )
     manifests = read_manifests(settings, model)
     given = settings.data.tokenizer_name_or_path
     tokenizer = model_tokenizer(given, hf_dir, model) if check_tokenizer else None
@@ -88,7 +94,7 @@ def read_inputs(
         model=model,
         hf_dir=hf_dir,
         choice=choice,
-        continues=_continues(settings, choice),
+        continues=continues,
         rows=rows,
         chat=None if tokenizer is None else _chat(manifests[0], tokenizer),
     )

@@ -33,8 +33,15 @@ def test_a_wrong_value_names_its_flag(kind, fields, words):
 
 def test_backend_must_be_the_devices_own():
     asked = config.RuntimeSettings(distributed_backend="nccl")
-    asked.check_backend("cuda", "nccl")
-    asked.check_backend("npu", "hccl")  # what launchers for transfer_to_npu say
-    config.RuntimeSettings().check_backend("cpu", "gloo")
+    asked.check_device("cuda", "nccl")
+    asked.check_device("npu", "hccl")  # what launchers for transfer_to_npu say
+    config.RuntimeSettings().check_device("cpu", "gloo")
     with pytest.raises(ConfigError, match="nccl does not fit the device cpu, .* gloo"):
-        asked.check_backend("cpu", "gloo")
+        asked.check_device("cpu", "gloo")
+
+
+def test_fused_kernels_are_required_of_accelerators_only():
+    asked = config.RuntimeSettings(require_fused=True)
+    asked.check_device("npu", "hccl")
+    with pytest.raises(ConfigError, match="--require-fused has no effect on a CPU"):
+        asked.check_device("cpu", "gloo")

@@ -49,7 +49,7 @@ def test_a_loaded_adapter_decides_and_flags_may_only_repeat_it():
     ("flags", "words"),
     [
         (["--lora-r", "0"], "--lora-r is 0"),
-        (["--lora-alpha", "nan"], "--lora-alpha is nan"),
+        (["--lora-alpha", "0"], "--lora-alpha is 0"),
         (["--lora-dropout", "1"], "--lora-dropout is 1"),
         (["--lora-target-modules", "q_proj"], "q_proj"),
         (["--lora-target-modules", "linear_qkv", "linear_qkv"], "twice"),

@@ -36,6 +36,8 @@ def test_what_belongs_together_is_read(flags):
         (["--eval-iters", "1"], ConfigError, "--eval-iters 1 needs validation rows"),
         (["--split", "0,1,0"], ConfigError, "no row for training"),
         (["--split", "a,b"], ConfigError, "--split"),
+        (["--override-opt-param-scheduler"], ConfigError, "is no interrupted run"),
+        (["--moe-token-dispatcher-type", "alltoall"], ConfigError, "has no experts; drop it"),
     ],
 )
 def test_a_mismatch_names_flag_and_mend(flags, changes, kind, words):
