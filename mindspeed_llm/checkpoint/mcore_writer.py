@@ -16,6 +16,7 @@ from mindspeed_llm.checkpoint.assets import copy_assets
 from mindspeed_llm.checkpoint.directory import Staging, is_checkpoint_root
 from mindspeed_llm.checkpoint.progress import ByteProgress
 from mindspeed_llm.checkpoint.store import Planned, merge_indexes, write_chunks
+from mindspeed_llm.checkpoint.sums import write_sums
 from mindspeed_llm.checkpoint.tracker import HF
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
@@ -97,6 +98,7 @@ def write_mcore(
                 write_torch_dist(staging.path, plan, fetch, num_layers=model.num_layers,
                                  on_bytes=progress.advance)  # fmt: skip
                 copy_assets(documents, staging.path / HF, target.tokenizer)
+                write_sums(staging.path)
                 return staging.name([staging.path, staging.path / HF])
             records, index = write_chunks(
                 staging.path, "model-r00000", plan, fetch, on_bytes=progress.advance

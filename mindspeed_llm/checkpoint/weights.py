@@ -33,6 +33,7 @@ from mindspeed_llm.checkpoint.directory import (
 from mindspeed_llm.checkpoint.hf_source import HFSource
 from mindspeed_llm.checkpoint.peft import is_peft_directory, read_peft
 from mindspeed_llm.checkpoint.store import Stored, TensorSource
+from mindspeed_llm.checkpoint.sums import check_sums
 from mindspeed_llm.checkpoint.tracker import Foreign, find_foreign
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.tuning import LoraConfig
@@ -138,6 +139,8 @@ def open_base(
     foreign = find_foreign(root)
     if foreign is not None:
         _log.info("loading the weights of the %s checkpoint %s", foreign.kind, foreign.path)
+        if check == "full":
+            check_sums(foreign.path)
         model = read_model(foreign.hf_dir)
         return open_foreign(foreign, model, trusted=trust_pickle), model.vocab_size
     checkpoint = find_checkpoint(root)

@@ -109,15 +109,54 @@ def test_one_clear_error_and_nothing_written(tmp_path, llama, damage, words):
     assert time.process_time() - start < 20, "an absurd number is refused, not counted to"
 
 
-def test_values_that_are_no_numbers_keep_their_bits(tmp_path, llama):
+def test_values_that_are_no_numbers_are_named_and_keep_their_bits(tmp_path, llama, caplog):
     def spoil(table):
         table[QUERY][0, :3] = torch.tensor([math.nan, math.inf, -math.inf])
 
     tensors(llama, spoil)
-    hf_to_mcore(llama, tmp_path / "mcore")
-    mcore_to_hf(tmp_path / "mcore", tmp_path / "back")
+    assert hf_to_mcore(llama, tmp_path / "mcore").odd == (QUERY,)
+    assert mcore_to_hf(tmp_path / "mcore", tmp_path / "back").odd == (QUERY,)
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warned) == 2 and all(f"in 1 tensors, which are kept: {QUERY}" in w for w in warned)
     found = load_file(tmp_path / "back" / FILE)[QUERY]
     assert torch.equal(found.view(torch.int32), load_file(llama / FILE)[QUERY].view(torch.int32))
+
+
+def test_hugging_faces_cache_is_read_through_its_links(tmp_path, llama):
+    """models--x/snapshots/REVISION/file -> ../../blobs/HASH, as its hub library leaves it."""
+    snapshot = tmp_path / "models--x" / "snapshots" / "0123abc"
+    blobs = tmp_path / "models--x" / "blobs"
+    for directory in (snapshot, blobs):
+        directory.mkdir(parents=True)
+    for number, path in enumerate(sorted(p for p in llama.iterdir())):
+        path.rename(blobs / f"{number:064d}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{number:064d}")
+    done = hf_to_mcore(snapshot, tmp_path / "mcore")
+    assert not any(p.is_symlink() for p in done.path.rglob("*"))
+    mcore_to_hf(tmp_path / "mcore", tmp_path / "back")
+    new, old = load_file(tmp_path / "back" / FILE), load_file(snapshot / FILE)
+    assert all(torch.equal(new[name], old[name]) for name in old)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", FILE])
+def test_links_out_of_a_directory_are_refused(tmp_path, llama, name):
+    (tmp_path / "secret").write_text("of this machine")
+    (llama / name).unlink(missing_ok=True)
+    (llama / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=f"{name}: a link to .*secret, outside of the directory"):
+        hf_to_mcore(llama, tmp_path / "mcore")
+    assert not (tmp_path / "mcore").exists()
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "common.pt", "hf/config.json"])
+def test_a_flipped_bit_in_a_torch_dist_checkpoint(tmp_path, llama, name):
+    path = hf_to_mcore(llama, tmp_path / "mcore", ckpt_format="torch_dist").path / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=name if name != "hf/config.json" else "config"):
+        mcore_to_hf(tmp_path / "mcore", tmp_path / "back", trust_pickle=True)
+    assert not list(tmp_path.glob("back*"))
 
 
 @pytest.mark.parametrize("direction", ["to mcore", "torch_dist", "to hf"])
@@ -145,19 +184,21 @@ def test_full_disk(tmp_path, llama, direction):
 _SLOW = """
 import sys, time
 from pathlib import Path
-from mindspeed_llm.checkpoint import hf_source, convert, tensor_file
+from mindspeed_llm.checkpoint import hf_source, convert, tensor_file, torch_dist_writer
 from mindspeed_llm.checkpoint.convert import hf_to_mcore, mcore_to_hf
 
 original = tensor_file.cast
 def slow(*args):
     time.sleep(0.03)
     return original(*args)
-tensor_file.cast = slow
-{"to mcore": hf_to_mcore, "to hf": mcore_to_hf}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+tensor_file.cast = torch_dist_writer.cast = slow
+convert = mcore_to_hf if sys.argv[1] == "to hf" else hf_to_mcore
+kind = {"ckpt_format": "torch_dist"} if sys.argv[1] == "torch_dist" else {}
+convert(Path(sys.argv[2]), Path(sys.argv[3]), **kind)
 """
 
 
-@pytest.mark.parametrize("direction", ["to mcore", "to hf"])
+@pytest.mark.parametrize("direction", ["to mcore", "torch_dist", "to hf"])
 def test_killed_in_the_middle(tmp_path, llama, direction):
     """kill -9 when a part is on the disk: nothing has the target's name, and a rerun works."""
     source, target = llama, tmp_path / "target"
@@ -168,7 +209,8 @@ def test_killed_in_the_middle(tmp_path, llama, direction):
                                 str(source), str(target)])  # fmt: skip
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and process.poll() is None:
-        parts = [p for p in tmp_path.glob("target*/**/*.safetensors") if p.stat().st_size > 50_000]
+        files = [*tmp_path.glob("target*/**/*.safetensors"), *tmp_path.glob("target*/**/*.distcp")]
+        parts = [p for p in files if p.stat().st_size > 50_000]
         if parts:
             break
         time.sleep(0.005)
@@ -180,9 +222,10 @@ def test_killed_in_the_middle(tmp_path, llama, direction):
     if direction == "to hf":
         mcore_to_hf(source, target)
     else:
-        hf_to_mcore(source, target)
+        kind = "torch_dist" if direction == "torch_dist" else "safetensors"
+        hf_to_mcore(source, target, ckpt_format=kind)
         assert sorted(p.name for p in target.iterdir()) == [TRACKER, "release"]
-        mcore_to_hf(target, tmp_path / "back")
+        mcore_to_hf(target, tmp_path / "back", trust_pickle=kind == "torch_dist")
         target = tmp_path / "back"
     new, old = load_file(target / FILE), load_file(llama / FILE)
     assert all(torch.equal(new[name], old[name]) for name in old)
