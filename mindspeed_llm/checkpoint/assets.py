@@ -1,8 +1,9 @@
 """Owns which files of a Hugging Face directory travel with the weights, and copies them.
 
 Only files of known names and plain kinds: no code, no weights. It does not read what they say,
-except the dtype in config.json that `set_dtype` mends, what `Chat` adds, and whether
-generation_config.json is an object of JSON: without a tokenizer nobody else opens that file.
+except the language model's part of config.json, the dtype in it that `set_dtype` mends, what `Chat`
+adds, and whether generation_config.json is an object of JSON: without a tokenizer nobody else opens
+that file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import torch
 
 from mindspeed_llm.checkpoint.tensor_file import FileRecord
 from mindspeed_llm.errors import CheckpointError
+from mindspeed_llm.models.hf_config import load_json
+from mindspeed_llm.models.registry import language_config
 
 CONFIG = "config.json"
 TOKENIZER_FILES = (
@@ -94,7 +97,8 @@ def copy_assets(
             continue
         if path.stat().st_size > _LIMIT:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes; too large for this file")
-        shutil.copyfile(path, target / name)
+        if name != CONFIG or not _write_language_config(path, target / name):
+            shutil.copyfile(path, target / name)
         records.append(flush(target / name))
     if chat is None:
         return records
@@ -105,6 +109,16 @@ def copy_assets(
         (target / CHAT_TEMPLATE).write_text(chat.template, encoding="utf-8")
         records.append(flush(target / CHAT_TEMPLATE))
     return records
+
+
+def _write_language_config(source: Path, target: Path) -> bool:
+    """Write config.json of the language model alone, where `source` describes more; whether so."""
+    values = load_json(source)
+    text = language_config(values)
+    if text is values:
+        return False
+    target.write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return True
 
 
 def _check_object(path: Path) -> None:

@@ -21,7 +21,7 @@ from mindspeed_llm.checkpoint.tensor_file import Entry, TensorFile
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.models.names import NameRule, expand, hf_shapes, to_mcore
-from mindspeed_llm.models.registry import read_model, rules_of
+from mindspeed_llm.models.registry import FAMILIES, read_model, rules_of
 from mindspeed_llm.models.shapes import mcore_shape
 
 WEIGHTS = "model.safetensors"
@@ -100,6 +100,8 @@ class HFWeights:
         check_links(self.directory)
         self.rules = expand(rules_of(self.model), self.model.num_layers)
         self._where: dict[str, tuple[Path, Entry]] = {}
+        self._stored: dict[str, str] = {}  # names in the files, where they describe more
+        self._others: list[str] = []  # of parts that are no language model
         for path, listed in _weight_files(self.directory, trust_pickle):
             file = _open(path)
             entries = file.entries
@@ -108,10 +110,14 @@ class HFWeights:
                 odd = sorted(listed ^ set(entries))
                 raise CheckpointError(f"{path}: the index and the file disagree on {odd[0]} "
                                       f"({len(odd)} names in all)")  # fmt: skip
-            for name, entry in entries.items():
+            for stored, entry in entries.items():
+                name = FAMILIES[self.model.family].text_name(stored)
+                if name is None:
+                    self._others.append(stored)
+                    continue
                 if name in self._where:
-                    raise CheckpointError(f"{path}: {name} is in {self._where[name][0].name} too")
-                self._where[name] = (path, entry)
+                    raise CheckpointError(f"{path}: {stored} is in {self._where[name][0].name} too")
+                self._where[name], self._stored[name] = (path, entry), stored
         self.skipped = self._check_names()
         self._dtypes = self._common_dtypes()
         self._open: TensorFile | PickledFile | None = None
@@ -139,7 +145,7 @@ class HFWeights:
         if lines:
             raise CheckpointError(f"{self.directory}: the weights do not fit config.json "
                                   f"({self.model.family}): " + "; ".join(lines))  # fmt: skip
-        return skipped
+        return skipped + self._others
 
     def dtype_of(self, key: str) -> torch.dtype:
         """The one dtype of all tensors that global tensor `key` is made of."""
@@ -194,7 +200,7 @@ class HFWeights:
         if self._open is None or self._open.path != path:
             self.close()
             self._open = _open(path)
-        return self._open.read_box(name, offset, shape, out)
+        return self._open.read_box(self._stored[name], offset, shape, out)
 
     def compose(self, rule: NameRule) -> torch.Tensor:
         """The whole megatron-core tensor of `rule`; reads each of its parts once."""

@@ -27,6 +27,10 @@ ACTIVATIONS = {
 TRAINING_KEYS = ("output_router_logits", "router_aux_loss_coef")
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """One model family.
@@ -36,36 +40,39 @@ class Family:
         hf_model_types: values of `model_type` in config.json.
         parse: config.json as a dictionary -> ModelConfig; raises ModelError.
         rules: the name table for a model of this family.
+        text_config: config.json of the language model alone, of files that describe more.
+        text_name: the name that a tensor of such files has in the language model alone; None: it
+            belongs to another part.
     """
 
     name: str
     hf_model_types: tuple[str, ...]
     parse: Callable[[Mapping[str, Any]], ModelConfig]
     rules: Callable[[ModelConfig], tuple[NameRule, ...]]
+    text_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_it_is
+    text_name: Callable[[str], str | None] = _as_it_is
 
 
-def common_fields(
-    config: HFConfig,
-    *,
-    tied: bool,
-    head_dim: int | None = None,
-    groups: int | None = None,
-    epsilon: float = 1e-6,
-) -> dict[str, Any]:
+_DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+
+
+def common_fields(config: HFConfig, **defaults: Any) -> dict[str, Any]:
     """ModelConfig arguments that every family spells alike.
-
-    What files leave out has the default of transformers' configuration class.
 
     Args:
         config: the file being read.
-        tied: of `tie_word_embeddings`.
-        head_dim: of `head_dim`; None: hidden_size / num_attention_heads, which null means too.
-        groups: of `num_key_value_heads`; None: num_attention_heads, which null means too.
-        epsilon: of `rms_norm_eps`.
+        defaults: of transformers' configuration class, for keys that files may leave out. Without
+            one, `head_dim` is hidden_size / num_attention_heads and `num_key_value_heads` is
+            num_attention_heads, which null means, too; other sizes must be there.
     """
-    heads = config.integer("num_attention_heads")
-    hidden = config.integer("hidden_size")
-    head_dim = config.absent_or("head_dim", head_dim, config.integer)
+    defaults = _DEFAULTS | defaults
+
+    def size(key: str) -> int:
+        return config.integer(key, defaults[key]) if key in defaults else config.integer(key)
+
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    head_dim = config.absent_or("head_dim", defaults.get("head_dim"), config.integer)
+    groups = defaults.get("num_key_value_heads")
     if head_dim is None:
         if hidden % heads:
             config.wrong("hidden_size", f"a multiple of {heads} attention heads, or head_dim")
@@ -79,10 +86,10 @@ def common_fields(
         "num_query_groups": config.absent_or("num_key_value_heads", groups, config.integer)
         or heads,
         "head_dim": head_dim,
-        "vocab_size": config.integer("vocab_size"),
-        "max_position_embeddings": config.integer("max_position_embeddings"),
-        "norm_epsilon": config.number("rms_norm_eps", epsilon),
-        "tie_word_embeddings": config.flag("tie_word_embeddings", tied),
+        "vocab_size": size("vocab_size"),
+        "max_position_embeddings": size("max_position_embeddings"),
+        "norm_epsilon": config.number("rms_norm_eps", defaults["rms_norm_eps"]),
+        "tie_word_embeddings": config.flag("tie_word_embeddings", defaults["tie_word_embeddings"]),
         "bos_token_id": config.token_id("bos_token_id"),
         "eos_token_ids": config.token_ids("eos_token_id"),
         "pad_token_id": config.token_id("pad_token_id"),

@@ -18,7 +18,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     # Trained with tanh-GELU. Early files say "gelu", which transformers, too, takes for it.
     config.must_be("hidden_activation", "gelu_pytorch_tanh")
     config.must_be("hidden_act", "gelu_pytorch_tanh", "gelu")
-    fields = common_fields(config, tied=True, head_dim=256, groups=16)
+    fields = common_fields(config, tie_word_embeddings=True, head_dim=256, num_key_value_heads=16)
     model = ModelConfig(
         family="gemma",
         **fields,

@@ -19,7 +19,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     if attention_bias:
         config.wrong("attention_bias", "false: a bias before the norm behind attention "
                                        "is not supported")  # fmt: skip
-    fields = common_fields(config, tied=True, head_dim=256, groups=4)
+    fields = common_fields(config, tie_word_embeddings=True, head_dim=256, num_key_value_heads=4)
     layers = fields["num_layers"]
     types = config.layer_types(layers) or tuple(
         "full" if i % 2 else "sliding" for i in range(layers)

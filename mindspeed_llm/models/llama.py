@@ -16,7 +16,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     attention_bias = config.flag("attention_bias", False)
     model = ModelConfig(
         family="llama",
-        **common_fields(config, tied=False),
+        **common_fields(config),
         activation=config.choice("hidden_act", ACTIVATIONS, "silu"),
         rope=config.rope(10000.0),
         qkv_bias=attention_bias,

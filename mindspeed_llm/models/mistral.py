@@ -13,7 +13,7 @@ from mindspeed_llm.models.hf_config import HFConfig
 def parse(hf: Mapping[str, Any]) -> ModelConfig:
     """ModelConfig of a Mistral config.json; raises ModelError for what is not supported."""
     config = HFConfig(hf, "mistral")
-    fields = common_fields(config, tied=False, groups=8)
+    fields = common_fields(config, num_key_value_heads=8)
     # null means no window (v0.2 and later); only a file that does not say has transformers' 4096
     window = config.integer("sliding_window", None if "sliding_window" in hf else 4096)
     model = ModelConfig(

@@ -24,7 +24,7 @@ NAMES = ExpertNames(block="block_sparse_moe", gate="w1", up="w3", down="w2")
 def parse(hf: Mapping[str, Any]) -> ModelConfig:
     """ModelConfig of a Mixtral config.json; raises ModelError for what is not supported."""
     config = HFConfig(hf, "mixtral")
-    fields = common_fields(config, tied=False, groups=8, epsilon=1e-5)
+    fields = common_fields(config, num_key_value_heads=8, rms_norm_eps=1e-5)
     config.must_be("router_jitter_noise", 0, 0.0)  # would change training
     config.ignore(*TRAINING_KEYS)
     window = config.integer("sliding_window", None)

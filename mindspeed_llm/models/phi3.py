@@ -110,7 +110,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     config.must_be("embd_pdrop", 0, 0.0)
     config.must_be("resid_pdrop", 0, 0.0)
     config.ignore("full_attn_mod", "interpolate_factor")  # Phi-4-mini's; transformers reads neither
-    fields = common_fields(config, tied=False, epsilon=1e-5)
+    fields = common_fields(config, rms_norm_eps=1e-5)
     window = config.integer("sliding_window", None)
     rope, turning = _rope(config, fields["head_dim"])
     model = ModelConfig(

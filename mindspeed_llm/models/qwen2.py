@@ -36,7 +36,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     """ModelConfig of a Qwen2 config.json; raises ModelError for what is not supported."""
     config = HFConfig(hf, "qwen2")
     config.must_be("use_mrope", False)
-    fields = common_fields(config, tied=False, groups=32)
+    fields = common_fields(config, num_key_value_heads=32)
     model = ModelConfig(
         family="qwen2",
         **fields,

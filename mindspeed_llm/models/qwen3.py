@@ -17,7 +17,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     """ModelConfig of a Qwen3 config.json; raises ModelError for what is not supported."""
     config = HFConfig(hf, "qwen3")
     bias = config.flag("attention_bias", False)
-    fields = common_fields(config, tied=False, head_dim=HEAD_DIM, groups=32)
+    fields = common_fields(config, head_dim=HEAD_DIM, num_key_value_heads=32)
     model = ModelConfig(
         family="qwen3",
         **fields,

@@ -41,7 +41,7 @@ def parse(hf: Mapping[str, Any]) -> ModelConfig:
     window = config.integer("sliding_window", None if "sliding_window" in hf else WINDOW)
     window = window if config.flag("use_sliding_window", False) else None
     normed = config.flag("norm_topk_prob", False)
-    fields = common_fields(config, tied=False, groups=4)
+    fields = common_fields(config, num_key_value_heads=4)
     config.ignore(*TRAINING_KEYS)
     model = ModelConfig(
         family="qwen3_moe",

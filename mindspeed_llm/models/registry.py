@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import ModelError
@@ -48,6 +50,15 @@ def read_model(directory: Path) -> ModelConfig:
                 raise ModelError(f"{path}: {err}") from None
     known = ", ".join(sorted(t for f in FAMILIES.values() for t in f.hf_model_types))
     raise ModelError(f"{path}: model_type is {kind!r}; known are {known}")
+
+
+def language_config(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """config.json of the language model alone; of files that describe nothing else, as it is."""
+    kind = values.get("model_type")
+    for family in FAMILIES.values():
+        if kind in family.hf_model_types:
+            return family.text_config(values)
+    return values
 
 
 def rules_of(model: ModelConfig) -> tuple[NameRule, ...]:

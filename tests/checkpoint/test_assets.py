@@ -18,6 +18,7 @@ def source(tmp_path):
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "modeling_evil.py",
                  "pytorch_model.bin", "model.safetensors", "rng.pt"):  # fmt: skip
         (place / name).write_text(f"{name}\n")
+    (place / "config.json").write_text('{"model_type": "of ours"}\n')
     return place
 
 
@@ -43,7 +44,7 @@ def test_tokenizer_from_another_place(tmp_path, source):
     (other / "config.json").write_text("other")
     copy_assets(source, tmp_path / "target", other)
     assert (tmp_path / "target" / "tokenizer.json").read_text() == "other"
-    assert (tmp_path / "target" / "config.json").read_text() == "config.json\n"
+    assert (tmp_path / "target" / "config.json").read_text() == '{"model_type": "of ours"}\n'
     assert not (tmp_path / "target" / "chat_template.jinja").exists(), "not that tokenizer's"
 
 

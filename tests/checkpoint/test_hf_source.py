@@ -5,9 +5,17 @@ import math
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
-from mindspeed_llm.checkpoint.hf_source import HFSource, HFWeights, global_name, global_shape
+from mindspeed_llm.checkpoint.convert import hf_to_mcore, mcore_to_hf
+from mindspeed_llm.checkpoint.hf_source import (
+    WEIGHTS,
+    HFSource,
+    HFWeights,
+    global_name,
+    global_shape,
+)
 from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.models.names import NameRule
 from mindspeed_llm.models.registry import FAMILIES
@@ -186,3 +194,44 @@ def test_files_without_index_and_no_weights_at_all(model_dir):
     (model_dir / "pytorch_model.bin").write_bytes(b"anything")
     with pytest.raises(CheckpointError, match="pickled weights are not read"):
         HFWeights(model_dir)
+
+
+@pytest.fixture
+def multimodal(tmp_path):
+    """A tiny Gemma 3 with a vision tower, as transformers saves it."""
+    text = {"vocab_size": 131, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 20}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision,
+                                       mm_tokens_per_image=4, eos_token_id=[1, 106])  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path / "hf")
+    return model, tmp_path / "hf"
+
+
+@pytest.mark.parametrize("prefix", [None, "model.language_model."])
+def test_the_language_model_of_a_multimodal_directory(tmp_path, multimodal, prefix):
+    whole, directory = multimodal
+    assert any(n.startswith("language_model.model.") for n in load_file(directory / WEIGHTS))
+    if prefix is not None:  # as files of other versions have it
+
+        def rename(tensors):
+            for name in [n for n in tensors if n.startswith("language_model.model.")]:
+                tensors[name.replace("language_model.model.", prefix, 1)] = tensors.pop(name)
+
+        rewrite(directory, rename)
+    done = hf_to_mcore(directory, tmp_path / "mcore")
+    assert done.skipped and all("language_model" not in name for name in done.skipped)
+    exported = mcore_to_hf(tmp_path / "mcore", tmp_path / "back").path
+    text = transformers.AutoModelForCausalLM.from_pretrained(exported).eval()
+    assert type(text).__name__ == "Gemma3ForCausalLM"
+    assert text.config.eos_token_id == [1, 106]
+    ids = torch.randint(3, 131, (2, 24), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        wanted = whole(input_ids=ids, token_type_ids=torch.zeros_like(ids)).logits
+        assert (text(ids).logits - wanted).abs().max() < 1e-5
+    assert HFSource(directory).weights.model == HFSource(exported).weights.model

@@ -1,10 +1,11 @@
 """models.gemma3: both spellings of its two rotary embeddings, its 5:1 windows, what is refused."""
 
 import pytest
+import transformers
 
 from mindspeed_llm.config.model import RopeConfig
 from mindspeed_llm.errors import ModelError
-from mindspeed_llm.models.gemma3 import FAMILY, parse
+from mindspeed_llm.models.gemma3 import DEFAULTS, FAMILY, parse, text_config, text_name
 
 GEMMA3_1B = {  # the published file's keys, 4.x spelling
     "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
@@ -66,6 +67,59 @@ def test_queries_and_keys_have_norms():
 def test_what_is_not_supported(changes, message):
     with pytest.raises(ModelError, match=message):
         parse(GEMMA3_1B | changes)
+
+
+GEMMA3_4B = {  # the published file, whose text_config leaves out what transformers has by default
+    "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999,
+    "eoi_token_index": 256000, "eos_token_id": [1, 106], "image_token_index": 262144,
+    "initializer_range": 0.02, "mm_tokens_per_image": 256, "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+        "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024},
+    "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0",
+    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+}  # fmt: skip
+
+
+def test_the_language_model_of_a_multimodal_file():
+    model = parse(GEMMA3_4B)
+    assert (model.num_layers, model.hidden_size, model.num_attention_heads) == (34, 2560, 8)
+    assert (model.num_query_groups, model.head_dim, model.vocab_size) == (4, 256, 262208)
+    assert (model.sliding_window, model.max_position_embeddings) == (1024, 131072)
+    assert model.rope == RopeConfig(theta=1000000.0, scaling="linear", factor=8.0)
+    assert (model.eos_token_ids, model.dtype) == ((1, 106), "bfloat16")
+    assert model.tie_word_embeddings
+    assert parse(text_config(GEMMA3_4B)) == model
+    assert text_config(GEMMA3_1B) is GEMMA3_1B
+    theirs = transformers.Gemma3TextConfig(**GEMMA3_4B["text_config"])
+    for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
+                 "max_position_embeddings", "tie_word_embeddings"):  # fmt: skip
+        assert DEFAULTS[name] == getattr(theirs, name), name
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"text_config": None}, "text_config is None"),
+    ({"text_config": {"model_type": "llama"}}, "model_type gemma3_text"),
+    ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"text_config": {**GEMMA3_4B["text_config"], "attn_logit_softcapping": 50.0}}, "softcapping"),
+])  # fmt: skip
+def test_multimodal_files_that_are_refused(changes, message):
+    with pytest.raises(ModelError, match=message):
+        parse(GEMMA3_4B | changes)
+
+
+@pytest.mark.parametrize(("stored", "name"), [
+    ("language_model.model.norm.weight", "model.norm.weight"),
+    ("language_model.lm_head.weight", "lm_head.weight"),
+    ("model.language_model.norm.weight", "model.norm.weight"),
+    ("model.norm.weight", "model.norm.weight"),
+    ("vision_tower.vision_model.post_layernorm.weight", None),
+    ("model.multi_modal_projector.mm_soft_emb_norm.weight", None),
+])  # fmt: skip
+def test_names_in_multimodal_files(stored, name):
+    assert text_name(stored) == name
 
 
 @pytest.mark.parametrize(("rope", "message"), [
