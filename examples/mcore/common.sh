@@ -45,21 +45,23 @@ choose_device() {
     echo "device: $DEVICE, $PRECISION" >&2
 }
 
-# launch PROGRAM FLAG...: TP x PP x CP processes (or NPROC) on each of NNODES machines.
+# launch PROGRAM FLAG...: TP x PP x CP processes (or NPROC) on each of NNODES machines. Takes the place of the
+# shell, so it comes last in a script, signals reach the program and its exit code is the script's.
 launch() {
     local processes=${NPROC:-$((${TP:-1} * ${PP:-1} * ${CP:-1} / NNODES))} meet=(--standalone)
     if ((NNODES > 1)); then
         meet=(--node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
     fi
-    "$PYTHON" -m mindspeed_llm.cli.launch --nproc-per-node "$processes" --nnodes "$NNODES" \
+    exec "$PYTHON" -m mindspeed_llm.cli.launch --nproc-per-node "$processes" --nnodes "$NNODES" \
         "${meet[@]}" "$@"
 }
 
-# The same, with all output also in LOG_DIR; a failure is not hidden by tee (pipefail).
+# The same, with all output also in LOG_DIR. What copies it outlives the signals that end the program.
 launch_logged() {
     local log
     log=$LOG_DIR/$(basename "$0" .sh).log
     mkdir -p "$LOG_DIR"
     echo "log: $log" >&2
-    launch "$@" 2>&1 | tee "$log"
+    exec > >(trap '' INT TERM USR1; exec tee "$log") 2>&1
+    launch "$@"
 }

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -140,6 +142,35 @@ def test_tune_adapters_and_chat(run, model, prepared, tmp_path, family, tp):
     run(GEMMA / "ckpt_convert_gemma2_mcore2hf.sh", "--save-lora-to-hf", CHECKPOINT=tuned,
         HF_SAVE_DIR=tmp_path / "peft")  # fmt: skip
     assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["r"] == 4
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_signal_at_a_launcher_is_one_at_the_run(model, prepared, tmp_path, processes):
+    data, mcore = prepared
+    env = os.environ | {
+        "DEVICE": "cpu", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "TP": "1",
+        "DATA_PATH": str(data), "CKPT_LOAD_DIR": str(mcore), "CKPT_SAVE_DIR": str(tmp_path / "out"),
+        "TOKENIZER_MODEL": str(model), "SEQ_LENGTH": "128", "GBS": "2", "TRAIN_ITERS": "100000",
+        "NPROC": str(processes), "LOG_DIR": str(tmp_path / "logs"),
+    }  # fmt: skip
+    log = tmp_path / "logs/tune_gemma2_9b_full_ptd.log"
+    command = ["bash", GEMMA / "tune_gemma2_9b_full_ptd.sh", "--variable-seq-lengths"]
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          cwd=tmp_path) as shell:  # fmt: skip
+        try:
+            end = time.monotonic() + 240
+            while not (log.exists() and "iteration 2/100000" in log.read_text()):
+                assert shell.poll() is None and time.monotonic() < end, log.read_text()[-2000:]
+                time.sleep(0.05)
+            shell.send_signal(signal.SIGUSR1)
+            assert shell.wait(120) == 128 + signal.SIGUSR1, log.read_text()[-2000:]
+        finally:
+            shell.kill()
+    saved = (tmp_path / "out/latest_checkpointed_iteration.txt").read_text().strip()
+    end = time.monotonic() + 20  # what copies the output ends after the run
+    while f"iteration {saved}: SIGUSR1; the run leaves" not in log.read_text():
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
