@@ -3,75 +3,9 @@
 import pytest
 
 
-def losses_of(flags, variants):
-    """Runs inside each rank: the command line with each variant -> [[loss, norm], ...]."""
-    import torch
-    from megatron.core import parallel_state
-
-    from mindspeed_llm.cli.train import read_settings
-    from mindspeed_llm.training.inputs import read_inputs
-    from mindspeed_llm.training.setup import prepare
-    from mindspeed_llm.training.step import evaluate_batch, train_batch
-
-    results = []
-    for variant in variants:
-        settings, architecture = read_settings([*flags, *variant])
-        inputs = read_inputs(settings, architecture, check_tokenizer=False)
-        job = prepare(settings, inputs, torch.device("cpu"))
-        steps = []
-        for iteration in range(job.total):
-            batches = job.feed.micro_batches(iteration * job.batch_size)
-            seen = evaluate_batch(job.replica, batches)
-            totals, norm = train_batch(job.replica, batches)
-            job.replica.schedule.step(job.batch_size)
-            assert abs(seen.loss - totals.loss) < 1e-6 * totals.loss
-            steps.append([totals.loss, norm, totals.supervised])
-        results.append(steps)
-        parallel_state.destroy_model_parallel()
-    return results
-
-
 @pytest.fixture(scope="module")
-def oracle(material):
-    """The same three steps in transformers, one row at a time, with torch's AdamW."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from mindspeed_llm.data.dataset import SFTDataset
-    from mindspeed_llm.data.order import RowOrder
-
-    model = AutoModelForCausalLM.from_pretrained(
-        material["gemma2"], dtype=torch.float32, attn_implementation="eager"
-    )
-    plain = [p for p in model.parameters() if p.dim() > 1]
-    norms = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{"params": plain}, {"params": norms, "weight_decay": 0.0}]
-    adam = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01)
-    rows = SFTDataset(material["data"], tokenizer_sha256=None)
-    order = RowOrder(len(rows), seed=1234)
-    steps = []
-    for step in range(3):
-        adam.zero_grad()
-        total, count = torch.zeros(()), 0
-        for position in range(8 * step, 8 * step + 8):
-            row = rows[order.row(position)]
-            logits = model(row["input_ids"][None]).logits[0, :-1]
-            labels = row["labels"][1:]
-            total = total + torch.nn.functional.cross_entropy(logits, labels, reduction="sum",
-                                                              ignore_index=-100)  # fmt: skip
-            count += int((labels != -100).sum())
-        (total / count).backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        steps.append([float(total) / count, float(norm), count])
-    return steps
-
-
-def check(steps, oracle):
-    for found, expected in zip(steps, oracle, strict=True):
-        assert found[0] == pytest.approx(expected[0], rel=1e-5)
-        assert found[1] == pytest.approx(expected[1], rel=1e-4)
-        assert found[2] == expected[2]
+def oracle(transformers_steps, material):
+    return transformers_steps(material["gemma2"])
 
 
 VARIABLE = "--variable-seq-lengths"
@@ -103,10 +37,43 @@ FOURS = [[*TP2, "--sequence-parallel", *PP2], [*TP2, "--use-distributed-optimize
     ("world_size", "variants"),
     [(1, ALONE), (2, PAIRS), pytest.param(4, FOURS, marks=pytest.mark.slow)],
 )
-def test_every_layout_equals_transformers(run_ranks, flags, oracle, world_size, variants):
+def test_every_layout_equals_transformers(
+    run_ranks, losses_of, same_steps, flags, oracle, world_size, variants
+):
     for rank in run_ranks(world_size, losses_of, flags, variants, timeout=300):
         for steps in rank:
-            check(steps, oracle)
+            same_steps(steps, oracle)
+
+
+CP2 = ["--context-parallel-size", "2"]
+VPP = [*PP2, "--num-virtual-stages-per-pipeline-rank", "2"]
+UNEVEN = [*PP2, "--num-layer-list", "1,3"]
+SP2 = [*TP2, "--sequence-parallel"]
+LORA = ["--lora-r", "4", "--lora-alpha", "8"]
+FROZEN = ["--train-only", "decoder.layers.[02].*", "decoder.final_layernorm.weight"]
+CUT = {
+    2: [[*kind, *layout] for kind in (LORA, FROZEN, []) for layout in (CP2, VPP, UNEVEN)],
+    4: [[*LORA, *SP2, *VPP], [*LORA, *SP2, *CP2], [*LORA, *CP2, *UNEVEN], [*FROZEN, *SP2, *UNEVEN],
+        [*LORA, *CP2, "--use-distributed-optimizer"], [*SP2, *CP2]],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", sorted(CUT))
+def test_adapters_frozen_layers_and_evaluation_at_layouts(run_ranks, losses_of, flags, world_size):
+    """Losses, norms and the evaluation's losses by turn are those of one process."""
+    kinds = {"lora": LORA, "frozen": FROZEN, "all": []}
+    (alone,) = run_ranks(1, losses_of, flags, list(kinds.values()), timeout=300)
+    expected = dict(zip(kinds, alone, strict=True))
+    assert expected["lora"] != expected["all"] and expected["frozen"] != expected["all"]
+    for rank in run_ranks(world_size, losses_of, flags, CUT[world_size], timeout=900):
+        for variant, steps in zip(CUT[world_size], rank, strict=True):
+            kind = {"--lora-r": "lora", "--train-only": "frozen"}.get(variant[0], "all")
+            for found, wanted in zip(steps, expected[kind], strict=True):
+                assert found[:2] == pytest.approx(wanted[:2], rel=1e-5), variant
+                assert found[2] == wanted[2], variant
+                for turn, other in zip(found[3], wanted[3], strict=True):
+                    assert turn == pytest.approx(other, rel=1e-5), variant
 
 
 def by_turn(flags, rows):
