@@ -40,9 +40,13 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "transformer_engine": ("transformer-engine", "not used; megatron-core imports it"),
     "apex": ("apex", "not used; megatron-core imports it"),
     "flash_attn": ("flash-attn", "fused attention on CUDA"),
+    "torchvision": ("torchvision", "not used; transformers imports it"),
     "mindspeed": ("mindspeed", "not used; refused beside our adaptor"),
     "megatron.training": ("megatron-lm", "its own scripts; must be of megatron.core's checkout"),
 }  # fmt: skip
+# Packages that the needed ones import by themselves, where they are installed.
+IMPORTED = {"megatron.core": ("transformer_engine", "apex", "flash_attn"),
+            "transformers": ("torchvision", "flash_attn")}  # fmt: skip
 ENVIRONMENT = ("DEVICE", "CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "ASCEND_HOME_PATH",
                "MINDSPEED_LLM_WITHOUT_KERNELS", "OMP_NUM_THREADS", "PYTHONPATH", "RANK",
                "WORLD_SIZE", "MASTER_ADDR")  # fmt: skip
@@ -93,15 +97,13 @@ def examine() -> Findings:
     for name in ENVIRONMENT:
         if name in os.environ:
             found.about[f"${name}"] = os.environ[name]
-    files = {}
+    packages = {m: _megatron(look(m, entry[0])) for m, entry in (NEEDED | OPTIONAL).items()}
+    files = {module: package.file for module, package in packages.items()}
     for module, (distribution, versions) in NEEDED.items():
-        package = _megatron(look(module, distribution))
-        files[module] = package.file
-        _needed(found, package, distribution, versions)
+        broken = [p for p in IMPORTED.get(module, ()) if p in packages and packages[p].problem]
+        _needed(found, packages[module], distribution, versions, broken)
     for module, (distribution, purpose) in OPTIONAL.items():
-        package = look(module, distribution)
-        files[module] = package.file
-        _optional(found, package, distribution, purpose)
+        _optional(found, packages[module], distribution, purpose)
     _check_one_megatron(found, files)
     if files.get("torch") is not None:
         _device(found)
@@ -118,7 +120,14 @@ def _megatron(package: Package) -> Package:
     return dataclasses.replace(package, version=mcore_version() or package.version)
 
 
-def _needed(found: Findings, package: Package, distribution: str, versions: str) -> None:
+def _needed(
+    found: Findings,
+    package: Package,
+    distribution: str,
+    versions: str,
+    broken: Sequence[str],
+) -> None:
+    """`broken`: packages that this one imports and that are broken themselves."""
     state = "fine"
     if not package.installed:
         state = "missing"
@@ -128,7 +137,9 @@ def _needed(found: Findings, package: Package, distribution: str, versions: str)
     elif package.problem is not None:
         state = "broken"
         found.problems.append(f"{package.name} cannot be imported ({package.problem}). "
-                              f"{mend(package, distribution, needed=True)}")  # fmt: skip
+                              + (f"It imports {', '.join(broken)}, broken as remarked: mend or "
+                                 "remove that first" if broken else
+                                 mend(package, distribution, needed=True)))  # fmt: skip
     elif package.version and not matches(numbers(package.version), versions):
         state = "unsupported"
         found.problems.append(f"{distribution} is {package.version} ({package.file}); expected "

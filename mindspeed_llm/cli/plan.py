@@ -44,7 +44,7 @@ class Candidate:
         parallel = self.run.parallel
         tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
         return (
-            RECOMPUTE.index(self.run.recompute), tp * pp, pp,
+            RECOMPUTE.index(self.run.recompute), tp * pp, parallel.context_parallel_size, pp,
             parallel.expert_model_parallel_size, parallel.expert_tensor_size,
         )  # fmt: skip
 
@@ -55,6 +55,10 @@ class Candidate:
             "--tensor-model-parallel-size", str(parallel.tensor_model_parallel_size),
             "--pipeline-model-parallel-size", str(parallel.pipeline_model_parallel_size),
             *(["--sequence-parallel"] if parallel.sequence_parallel else []),
+            *([] if parallel.num_layer_list is None else
+              ["--num-layer-list", parallel.num_layer_list]),
+            *([] if parallel.context_parallel_size == 1 else
+              ["--context-parallel-size", str(parallel.context_parallel_size)]),
             *_expert_flags(parallel),
             "--seq-length", str(run.seq_length), "--micro-batch-size", str(run.micro_batch_size),
             *(["--bf16"] if run.bf16 else []),
@@ -96,6 +100,9 @@ def main(argv: Sequence[str]) -> int:
     found = list(candidates(model, config))
     limit = int(config.bytes * (1 - config.headroom))
     chosen = choose(found, limit)
+    if chosen is None:  # it costs an exchange in every layer: only where there is no other way
+        found += candidates(model, config, shared_rows=True)
+        chosen = choose(found, limit)
     if config.json:
         print(json.dumps({
             "parameters": count_parameters(model), "limit": limit,
@@ -114,11 +121,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def candidates(model: ModelConfig, config: PlanConfig) -> Iterator[Candidate]:
-    """Every layout that divides model and devices, without and with recomputation."""
-    for parallel in layouts(model, config):
-        tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-        replicas = config.devices // (tp * pp)
+def candidates(
+    model: ModelConfig, config: PlanConfig, *, shared_rows: bool = False
+) -> Iterator[Candidate]:
+    """Every layout that fits model and devices, without and with recomputation.
+
+    Args:
+        shared_rows: those with context parallelism, or those without.
+    """
+    for parallel in layouts(model, config, shared_rows=shared_rows):
+        replicas = parallel.data_parallel_size(config.devices)
         for recompute in RECOMPUTE:
             run = Run(
                 parallel=parallel,
@@ -126,14 +138,22 @@ def candidates(model: ModelConfig, config: PlanConfig) -> Iterator[Candidate]:
                 seq_length=config.seq_length,
                 micro_batch_size=config.micro_batch_size,
                 bf16=config.bf16,
-                distributed_optimizer=config.use_distributed_optimizer and replicas > 1,
+                distributed_optimizer=config.use_distributed_optimizer
+                and replicas * parallel.context_parallel_size > 1,
                 recompute=recompute,
             )
             yield Candidate(run, peak(model, run))
 
 
-def layouts(model: ModelConfig, config: PlanConfig) -> Iterator[ParallelConfig]:
-    """Every layout that divides model and devices."""
+def layouts(
+    model: ModelConfig, config: PlanConfig, *, shared_rows: bool = False
+) -> Iterator[ParallelConfig]:
+    """Every layout that fits model and devices; see `candidates`.
+
+    Where the stages do not divide the layers, they differ by one: the later ones, which keep fewer
+    micro-batches waiting, have more.
+    """
+    ranks = _divisors(config.devices)[1:] if shared_rows else [1]
     experts = _divisors(model.experts.num_experts) if model.experts else [1]
     for tp in _divisors(config.devices):
         if tp > config.devices_per_node:
@@ -143,12 +163,18 @@ def layouts(model: ModelConfig, config: PlanConfig) -> Iterator[ParallelConfig]:
         if model.experts is not None and tp > 1 and not together:
             continue
         whole = [1] if model.experts is not None and tp > 1 else []
-        for pp, ep, etp in itertools.product(_divisors(config.devices), experts, [None, *whole]):
+        for pp, ep, etp, cp in itertools.product(
+            _divisors(config.devices), experts, [None, *whole], ranks
+        ):
+            if cp > 1 and config.seq_length % (2 * cp * (tp if together else 1)):
+                continue
             try:
                 parallel = ParallelConfig(
                     tensor_model_parallel_size=tp,
                     pipeline_model_parallel_size=pp,
                     sequence_parallel=together,
+                    num_layer_list=_stages(model.num_layers, pp),
+                    context_parallel_size=cp,
                     expert_model_parallel_size=ep,
                     expert_tensor_parallel_size=etp,
                 )
@@ -164,6 +190,14 @@ def choose(found: Sequence[Candidate], limit: int) -> Candidate | None:
     the fewest pipeline stages; None when none fits."""
     fitting = [candidate for candidate in found if candidate.memory.total <= limit]
     return min(fitting, key=lambda candidate: candidate.cost, default=None)
+
+
+def _stages(layers: int, pp: int) -> str | None:
+    """--num-layer-list of `pp` stages that cannot be equal; None where they can."""
+    if layers % pp == 0 or layers < pp:
+        return None
+    each, more = divmod(layers, pp)
+    return ",".join([str(each)] * (pp - more) + [str(each + 1)] * more)
 
 
 def _divisors(number: int) -> list[int]:
@@ -183,8 +217,10 @@ def _show(
              f"of {config.seq_length} tokens; GiB on the fullest rank")  # fmt: skip
     table = Table(title=title)
     own = ("EP", "of TP") if model.experts is not None else ()
-    for column in ("TP", "PP", "DP", *own, "SP", "recompute", "weights", "gradients", "optimizer",
-                   "activations", "passing", "total", ""):  # fmt: skip
+    rows = any(candidate.run.parallel.context_parallel_size > 1 for candidate in found)
+    layout = ("TP", "PP", "DP", *(["CP"] if rows else []), *own, "SP", "recompute")
+    for column in (*layout, "weights", "gradients", "optimizer", "activations", "passing", "total",
+                   ""):  # fmt: skip
         table.add_column(column, justify="left" if column in ("SP", "recompute", "") else "right")
     for candidate in found:
         parallel, memory = candidate.run.parallel, candidate.memory
@@ -193,6 +229,7 @@ def _show(
         table.add_row(
             str(parallel.tensor_model_parallel_size), str(parallel.pipeline_model_parallel_size),
             str(candidate.run.data_parallel),
+            *([str(parallel.context_parallel_size)] if rows else []),
             *([str(parallel.expert_model_parallel_size), str(parallel.expert_tensor_size)]
               if own else []),
             "yes" if parallel.sequence_parallel else "no",

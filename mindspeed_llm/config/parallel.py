@@ -200,6 +200,17 @@ class ParallelConfig:
         middle = [rest // stages] * stages if stages else []
         return [*([] if first is None else [first]), *middle, *([] if last is None else [last])]
 
+    def layers_of(self, num_layers: int, stage: int) -> list[int]:
+        """The layers (0-based, ascending) of pipeline stage `stage` of a model of `num_layers`.
+
+        Raises:
+            ConfigError: see `stage_layers` and `virtual_stages`.
+        """
+        each, chunks = self.stage_layers(num_layers), self.virtual_stages(num_layers)
+        share = num_layers // chunks  # of interleaved stages: what one round of the ranks has
+        begin, size = sum(each[:stage]) // chunks, each[stage] // chunks
+        return [c * share + begin + i for c in range(chunks) for i in range(size)]
+
     def virtual_stages(self, num_layers: int) -> int:
         """Chunks of the model on each pipeline rank: 1 unless the pipeline is interleaved.
 

@@ -24,7 +24,7 @@ class Run:
     """What besides the model decides the memory of a rank.
 
     Attributes:
-        parallel: TP, PP, SP, EP.
+        parallel: TP, PP, SP, CP, EP, and which stage has which layers.
         data_parallel: replicas, of all but the experts; see `expert_replicas`.
         seq_length, micro_batch_size: tokens of a row, rows of a forward pass.
         bf16: bfloat16 parameters and activations with float32 main weights, else all float32.
@@ -41,10 +41,15 @@ class Run:
     recompute: Recompute = "none"
 
     @property
+    def replicas(self) -> int:
+        """Ranks that have the same parameters, but for experts: those of CP count as well."""
+        return self.data_parallel * self.parallel.context_parallel_size
+
+    @property
     def expert_replicas(self) -> int:
         """Replicas of each expert, over which the state of their optimizer is split."""
         parallel = self.parallel
-        ranks = self.data_parallel * parallel.tensor_model_parallel_size
+        ranks = self.replicas * parallel.tensor_model_parallel_size
         return ranks // (parallel.expert_tensor_size * parallel.expert_model_parallel_size)
 
     @property
@@ -91,12 +96,11 @@ def stage_memory(model: ModelConfig, run: Run, stage: int) -> Memory:
     count = sum(map(sum, sizes.values()))
     share = count
     if run.distributed_optimizer:
-        replicas = {False: run.data_parallel, True: run.expert_replicas}
+        replicas = {False: run.replicas, True: run.expert_replicas}
         share = sum(-(-sum(sizes[kind]) // replicas[kind]) for kind in sizes)
     states = 3 if run.bf16 else 2  # main weights, and Adam's two averages
-    layers = model.num_layers // run.parallel.pipeline_model_parallel_size
-    own = range(stage * layers, (stage + 1) * layers)
-    waiting = run.parallel.pipeline_model_parallel_size - stage  # micro-batches, 1F1B schedule
+    own = run.parallel.layers_of(model.num_layers, stage)
+    layers = len(own)
     whole = [layer_bytes(model, run, layer) for layer in own]
     kept = sum(whole)
     working = 0
@@ -115,7 +119,8 @@ def stage_memory(model: ModelConfig, run: Run, stage: int) -> Memory:
         map(max, filter(None, sizes.values()))
     )  # of one parameter, until it is added to its buffer
     update = WIDE * share  # AdamW's roots of the second average
-    activations = waiting * kept + head
+    chunks = run.parallel.virtual_stages(model.num_layers)
+    activations = _waiting(run.parallel, stage, chunks) * kept // chunks + head
     return Memory(
         parameters=run.item * count,
         gradients=WIDE * count,
@@ -125,8 +130,22 @@ def stage_memory(model: ModelConfig, run: Run, stage: int) -> Memory:
     )
 
 
+def _waiting(parallel: ParallelConfig, stage: int, chunks: int) -> int:
+    """Passes of a model chunk through a stage whose backward passes are still to come, at most.
+
+    One forward, one backward: later stages are ahead by one micro-batch each. Interleaved
+    (megatron-core's schedule), a rank sends all chunks but the last ahead for as many
+    micro-batches as there are stages, and is two passes ahead of the next rank.
+    """
+    stages = parallel.pipeline_model_parallel_size
+    if chunks == 1:
+        return stages - stage
+    return 2 * (stages - stage - 1) + (chunks - 1) * stages + 1
+
+
 def _tokens(run: Run) -> int:
-    return run.seq_length * run.micro_batch_size
+    """Tokens of a micro-batch on a rank: context parallelism splits rows."""
+    return run.seq_length * run.micro_batch_size // run.parallel.context_parallel_size
 
 
 def _stream(run: Run) -> int:
@@ -190,6 +209,7 @@ def _core_inputs(model: ModelConfig, run: Run) -> int:
 def core_bytes(model: ModelConfig, run: Run, *, sliding: bool) -> int:
     """What the core of attention keeps (`kernels.attention`).
 
+    With context parallelism a rank has the keys and values of whole rows, beside its own queries.
     The fused kernel keeps queries, keys and values, the latter two repeated for every query head,
     its output and a float32 a row; a window adds a mask. With a soft cap the scores are written
     out: their tanh and their softmax in float32, the weights, and a mask; rows of more than one
@@ -197,21 +217,26 @@ def core_bytes(model: ModelConfig, run: Run, *, sliding: bool) -> int:
     """
     tp, item, tokens = run.parallel.tensor_model_parallel_size, run.item, _tokens(run)
     heads = model.num_attention_heads
-    square = run.seq_length * run.seq_length
+    cp = run.parallel.context_parallel_size
+    square = run.seq_length * run.seq_length // cp
+    others = (
+        2 * tokens * (cp - 1) * item * model.num_query_groups * model.head_dim // tp
+    )  # gathered
     if model.attention_softcap is not None:
         written = 0 if run.seq_length > BLOCK else _scores(model, run) + square
-        return _core_inputs(model, run) + written
+        return _core_inputs(model, run) + others + written
     masked = sliding and model.sliding_window is not None and model.sliding_window < run.seq_length
-    repeated = 4 * tokens * item * heads * model.head_dim // tp
+    repeated = 2 * (1 + cp) * tokens * item * heads * model.head_dim // tp + others
     if model.num_query_groups == heads:  # nothing is repeated: values keep all they are a view of
-        repeated = _core_inputs(model, run) + tokens * item * heads * model.head_dim // tp
+        repeated = _core_inputs(model, run) + tokens * item * heads * model.head_dim // tp + others
     return repeated + tokens * heads * WIDE // tp + (item * square if masked else 0)
 
 
 def _scores(model: ModelConfig, run: Run) -> int:
     """Written-out scores of the queries that are looked at together (`kernels.attention`)."""
     kept = 2 * WIDE + (run.item if run.bf16 else 0)
-    rows = run.micro_batch_size * min(run.seq_length, BLOCK)
+    own = run.seq_length // run.parallel.context_parallel_size
+    rows = run.micro_batch_size * min(own, BLOCK)
     heads = model.num_attention_heads // run.parallel.tensor_model_parallel_size
     return rows * run.seq_length * heads * kept
 

@@ -72,8 +72,7 @@ def stage_shapes(
         of_experts: only those of experts, or only the others; None: all.
     """
     last = parallel.pipeline_model_parallel_size - 1
-    size = model.num_layers // parallel.pipeline_model_parallel_size
-    layers = range(stage * size, (stage + 1) * size)
+    layers = parallel.layers_of(model.num_layers, stage)
     out = []
     for rule in rules_of(model):
         if of_experts is not None and bool(rule.experts) is not of_experts:

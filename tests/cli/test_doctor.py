@@ -82,6 +82,19 @@ def test_broken_optional_packages_are_remarks(examined):
     assert [row["state"] for row in found.packages] == ["fine", "broken", "not installed"]
 
 
+def test_the_package_to_mend_is_the_one_that_is_broken(examined):
+    """A library that takes the process along, too: megatron-core imports it and dies of it."""
+    core = Package("megatron.core", "0.16.1", problem="its import dies (exit code 139)")
+    engine = Package("transformer_engine", "2.1", problem="its import dies (exit code 139)")
+    found = examined(FINE | {"megatron.core": core}, [engine])
+    assert found.problems == ["megatron.core cannot be imported (its import dies (exit code 139)). "
+                              "It imports transformer_engine, broken as remarked: mend or remove "
+                              "that first"]  # fmt: skip
+    assert "pip uninstall transformer-engine" in found.remarks[0]
+    (problem,) = examined(FINE | {"megatron.core": core}).problems
+    assert "pip install --force-reinstall --no-deps megatron-core" in problem
+
+
 def test_two_megatrons():
     core = Package("megatron.core", "0.16.1", "/site/megatron/core/__init__.py")
     training = Package("megatron.training", None, "/checkout/megatron/training/__init__.py")

@@ -1,6 +1,7 @@
 """`mindspeed-llm plan`: candidates, the choice, flags that training takes, errors."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,11 @@ def test_every_layout_is_there_once_and_fits_the_model(planned):
     found = json.loads(planned(*EIGHT, "--json")[1])
     layouts = {(c["tensor_model_parallel_size"], c["pipeline_model_parallel_size"],
                 c["data_parallel_size"]) for c in found["candidates"]}  # fmt: skip
+    assert layouts == {(1, 1, 8), (1, 2, 4), (1, 4, 2), (1, 8, 1), (2, 1, 4), (2, 2, 2), (2, 4, 1),
+                       (4, 1, 2), (4, 2, 1), (8, 1, 1)}  # fmt: skip
     # 42 layers do not divide by 4 or 8
-    assert layouts == {(1, 1, 8), (1, 2, 4), (2, 1, 4), (2, 2, 2), (4, 1, 2), (4, 2, 1), (8, 1, 1)}
+    lists = {c["pipeline_model_parallel_size"]: c["num_layer_list"] for c in found["candidates"]}
+    assert lists == {1: None, 2: None, 4: "10,10,11,11", 8: "5,5,5,5,5,5,6,6"}
     assert len(found["candidates"]) == 3 * len(layouts)
     for candidate in found["candidates"]:
         assert candidate["sequence_parallel"] == (candidate["tensor_model_parallel_size"] > 1)
@@ -75,6 +79,22 @@ def test_training_takes_the_flags(planned):
     assert settings.parallel.sequence_parallel and settings.train.bf16
     for candidate in json.loads(planned(*EIGHT, "--json")[1])["candidates"]:
         read_settings([*candidate["flags"], *NEEDED])
+
+
+def test_rows_are_shared_where_nothing_else_fits(planned):
+    """128k tokens: the activations of one layer and of the head are too many by themselves."""
+    flags = ("--devices", "16", "--devices-per-node", "1", "--memory", "30GiB", "--seq-length",
+             "131072")  # fmt: skip
+    found = json.loads(planned(*flags, "--json", name="Llama 3.2 1B")[1])
+    chosen = found["chosen"]
+    assert chosen["context_parallel_size"] > 1
+    sizes = [chosen[f"{kind}_parallel_size"] for kind in ("context", "data")]
+    assert math.prod(sizes) * chosen["pipeline_model_parallel_size"] == 16
+    settings, _ = read_settings([*chosen["flags"], *NEEDED])
+    assert settings.parallel.context_parallel_size == chosen["context_parallel_size"]
+    alone = [c for c in found["candidates"] if c["context_parallel_size"] == 1]
+    assert alone and all(c["memory"]["total"] > found["limit"] for c in alone)
+    assert " CP " in planned(*flags, name="Llama 3.2 1B")[1]
 
 
 def test_nothing_fits(planned):

@@ -183,3 +183,15 @@ def test_layers_of_stages(argv, layers, chunks):
 def test_stages_that_cannot_be(argv, message):
     with pytest.raises(ConfigError, match=message):
         parse(argv.split(), ParallelConfig, prog="test")[0].check_model(MODEL)
+
+
+@pytest.mark.parametrize(("layout", "layers"), [
+    ({}, [[0, 1, 2], [3, 4, 5]]),
+    ({"num_layer_list": "2,4"}, [[0, 1], [2, 3, 4, 5]]),
+    ({"decoder_first_pipeline_num_layers": 1}, [[0], [1, 2, 3, 4, 5]]),
+    ({"num_virtual_stages_per_pipeline_rank": 3}, [[0, 2, 4], [1, 3, 5]]),
+    ({"num_layers_per_virtual_pipeline_stage": 1}, [[0, 2, 4], [1, 3, 5]]),
+])  # fmt: skip
+def test_which_layers_a_stage_has(layout, layers):
+    parallel = ParallelConfig(pipeline_model_parallel_size=2, **layout)
+    assert [parallel.layers_of(6, stage) for stage in range(2)] == layers

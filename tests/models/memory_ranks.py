@@ -87,13 +87,15 @@ def layers(model, bf16):
     return [sizes[1] - sizes[0], expected]
 
 
-def main(directories, tp, pp, sharded, bf16, ep=1, etp=None):
+def main(directories, tp, pp, sharded, bf16, ep=1, etp=None, cp=1, layer_list=None):
     parallel_state.initialize_model_parallel(
-        tp, pp, expert_model_parallel_size=ep, expert_tensor_parallel_size=etp
-    )
+        tp, pp, context_parallel_size=cp, expert_model_parallel_size=ep,
+        expert_tensor_parallel_size=etp,
+    )  # fmt: skip
     parallel = ParallelConfig(
         tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp,
         expert_model_parallel_size=ep, expert_tensor_parallel_size=etp,
+        context_parallel_size=cp, num_layer_list=layer_list,
     )  # fmt: skip
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     models = {name: read_model(Path(place)) for name, place in directories.items()}

@@ -46,6 +46,15 @@ def test_experts_on_two_processes(run_ranks, directories):
         check(answer["states"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("pp", "cp", "layer_list"), [(2, 1, "1,3"), (1, 2, None)])
+def test_uneven_stages_and_shared_rows(pp, cp, layer_list, run_ranks, directories):
+    wanted = {name: directories[name] for name in ("llama", "gemma2")}
+    more = (1, None, cp, layer_list)
+    for answer in run_ranks(2, RANKS, wanted, 1, pp, pp == 1, True, *more):
+        check(answer["states"])
+
+
 def check(states):
     for name, parts in states.items():
         for part, (found, expected) in parts.items():
@@ -87,6 +96,25 @@ def test_what_cuts_activations(gemma2):
     # with a soft cap the core of attention is computed again in any case
     assert full.activations < selective.activations == plain.activations
     assert plain.passing < selective.passing < full.passing
+
+
+def test_context_parallelism_and_interleaved_stages(gemma2):
+    def run(**layout):
+        parallel = ParallelConfig(**layout)
+        return dataclasses.replace(RUN, parallel=parallel, seq_length=4096)
+
+    one, four = (peak(gemma2, run(context_parallel_size=cp)) for cp in (1, 4))
+    assert four.parameters == one.parameters and 4 * four.optimizer == one.optimizer
+    assert one.activations / 4 < four.activations < one.activations / 2
+    model = dataclasses.replace(gemma2, num_layers=40, layer_types=gemma2.layer_types[:40])
+    plain = run(pipeline_model_parallel_size=4)
+    chunked = run(pipeline_model_parallel_size=4, num_virtual_stages_per_pipeline_rank=2)
+    for stage in range(4):
+        ours, theirs = (stage_memory(model, r, stage) for r in (chunked, plain))
+        assert ours.parameters == theirs.parameters
+    # 11 passes of half the layers instead of 4 of all
+    ours, theirs = (stage_memory(model, r, 0).activations for r in (chunked, plain))
+    assert ours / theirs == pytest.approx(11 / 2 / 4, rel=0.01)
 
 
 def test_earlier_stages_wait_longer_and_the_last_has_the_head(gemma2):
