@@ -32,6 +32,11 @@ def text_or_empty(value: Any, field: str) -> str:
     return value
 
 
+def is_text(value: Any) -> bool:
+    """Whether `value` is surely what `text` takes; what it says no to, `text` looks at."""
+    return isinstance(value, str) and value.isascii() and not (value.isspace() or not value)
+
+
 def text(value: Any, field: str, what: str) -> str:
     """`value` as text that is more than white space; `what` says what it is for."""
     found = text_or_empty(value, field)

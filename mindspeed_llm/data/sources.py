@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mindspeed_llm.config.data import PLAIN_TEXT
-from mindspeed_llm.data.fields import json_list, kind_of, text, text_or_empty
+from mindspeed_llm.data.fields import is_text, json_list, kind_of, text, text_or_empty
 from mindspeed_llm.data.message_lists import MessageListSource
 from mindspeed_llm.data.messages import Conversation, Message, RowError
 from mindspeed_llm.data.plain_text import PlainTextSource
@@ -109,9 +109,11 @@ class AlpacaSource:
         """See `Source.read`."""
         messages: list[Message] = []
         for index, (user, answer) in enumerate(self._pairs(row)):
-            where = f"{self.history}[{index}]"
-            messages.append(Message("user", text(user, f"{where}[0]", "user turn")))
-            messages.append(Message("assistant", text(answer, f"{where}[1]", "answer")))
+            if not (is_text(user) and is_text(answer)):  # names are made only where needed
+                where = f"{self.history}[{index}]"
+                user = text(user, f"{where}[0]", "user turn")
+                answer = text(answer, f"{where}[1]", "answer")
+            messages += (Message("user", user), Message("assistant", answer))
         fields = [c for c in (self.prompt, self.query) if c is not None]
         texts = [t for c in fields if (t := text_or_empty(row.get(c), c))]
         user = "\n".join(texts)

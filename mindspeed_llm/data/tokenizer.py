@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -109,10 +110,10 @@ class Tokenizer:
     @cached_property
     def _vocabulary(self) -> tuple[int, str]:
         # Both need every token, which takes a second of the largest vocabularies.
-        rows = sorted((index, text) for text, index in self._text.get_vocab(True).items())
+        rows = sorted(self._text.get_vocab(True).items(), key=operator.itemgetter(1))
         special = self.special_ids
-        lines = "".join([f"{index}\t{text!r}\t{index in special}\n" for index, text in rows])
-        return rows[-1][0] + 1, hashlib.sha256(lines.encode()).hexdigest()
+        lines = "".join([f"{index}\t{text!r}\t{index in special}\n" for text, index in rows])
+        return rows[-1][1] + 1, hashlib.sha256(lines.encode()).hexdigest()
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], *,
                     add_generation_prompt: bool = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindspeed_llm.data.fields import json_list, kind_of, text, text_or_empty
+from mindspeed_llm.data.fields import is_text, json_list, kind_of, text, text_or_empty
 from mindspeed_llm.data.messages import RowError
 
 
@@ -15,6 +15,16 @@ from mindspeed_llm.data.messages import RowError
 )  # fmt: skip
 def test_kinds_are_named_as_in_json(value, kind):
     assert kind_of(value) == kind
+
+
+@pytest.mark.parametrize("value", ["x", " x\n", "\x00", "", " \x1c\n", "\u00e9", "\udc00", None, 1])
+def test_what_is_surely_text_is_taken_as_it_is(value):
+    try:
+        taken = text(value, "f", "answer")
+    except RowError:
+        assert not is_text(value)
+    else:
+        assert taken == value and is_text(value) == value.isascii()
 
 
 def test_text_is_kept_as_it_is():

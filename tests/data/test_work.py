@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import numpy as np
@@ -63,3 +64,13 @@ def test_processes_give_the_same_shards_in_order(work, chunks):
     again = np.concatenate([np.fromfile(alone.shard(n).path("input_ids"), "<i4")
                             for n in range(len(chunks))])  # fmt: skip
     assert np.array_equal(ids, again)
+
+
+def test_the_search_for_cycles_is_as_before_afterwards(work, chunks, monkeypatch):
+    before, seen = gc.get_threshold(), []
+    real = Work.run
+    monkeypatch.setattr(Work, "run", lambda *a: seen.append(gc.get_threshold()[0]) or real(*a))
+    running = tallies(work(), chunks, 1)
+    next(running)
+    running.close()
+    assert gc.get_threshold() == before and seen[0] > before[0] and gc.get_freeze_count() == 0
