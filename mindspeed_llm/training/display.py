@@ -1,9 +1,10 @@
-"""Owns how a run is shown while it runs: a live line on a terminal, plain lines elsewhere. Knows
-only records; what is kept in files is not its business.
+"""Owns how a run is shown while it runs: a live line and a table on a terminal, plain lines
+elsewhere. Knows only records; what is kept in files is not its business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -36,11 +37,45 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
+# Columns of the table: title, width, what stands there.
+_COLUMNS: tuple[tuple[str, int, Callable[[Record], str]], ...] = (
+    ("loss", 7, lambda r: f"{r.loss:.4f}"),
+    ("lr", 8, lambda r: f"{r.lr:.3g}"),
+    ("grad norm", 9, lambda r: f"{r.grad_norm:.3f}"),
+    ("tokens/s", 8, lambda r: f"{r.tokens_per_second:.0f}"),
+    ("superv./s", 9, lambda r: f"{r.supervised_tokens_per_second:.0f}"),
+    ("padding", 7, lambda r: f"{r.padding_share:.0%}"),
+    ("TFLOP/s", 7, lambda r: f"{r.tflops_per_device:.3g}"),
+    ("MFU", 5, lambda r: "-" if r.mfu is None else f"{r.mfu:.1%}"),
+    ("GiB", 5, lambda r: f"{r.memory_gib:.1f}"),
+    ("s", 7, lambda r: f"{r.seconds:.2f}"),
+)
+_HEADING = 20  # rows of the table from one heading to the next
+_ETA = 8
+
+
+def heading(total: int) -> str:
+    """Titles of the table of a run of `total` iterations."""
+    cells = [title.rjust(width) for title, width, _ in _COLUMNS]
+    return "  ".join(["iteration".rjust(_counter(total)), *cells, "ETA".rjust(_ETA)])
+
+
+def row_of(record: Record, total: int, left: str) -> str:
+    """A row of the table; `left` is the time that is left."""
+    cells = [value(record).rjust(width) for _, width, value in _COLUMNS]
+    at = f"{record.iteration}/{total}".rjust(_counter(total))
+    return "  ".join([at, *cells, left.rjust(_ETA)])
+
+
+def _counter(total: int) -> int:
+    return max(len("iteration"), 2 * len(str(total)) + 1)
+
+
 class Display:
     """Shows iterations `first` + 1 to `total`; a context manager, silent when not `shown`.
 
-    On a terminal one live line follows every iteration, and a lasting line is written every
-    `interval`; elsewhere only the lasting ones, through the logger.
+    On a terminal one live line follows every iteration, and a row of a table is written every
+    `interval` (a line, where the table is too wide); elsewhere lines, through the logger.
     """
 
     def __init__(
@@ -50,6 +85,7 @@ class Display:
         self._clock = Clock()
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
+        self._rows = 0
         if shown and self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("iteration"), MofNCompleteColumn(), BarColumn(bar_width=20),
@@ -63,11 +99,21 @@ class Display:
         left = duration(self._clock.left(self._total - record.iteration))
         last = record.iteration == self._total
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=record.iteration, numbers=f"{line_of(record)} | ETA {left}"
+            short = (
+                f"loss {record.loss:.4f} | {record.tokens_per_second:.0f} tokens/s | "
+                f"{_speed(record)} | ETA {left}"
             )
-        if record.iteration % self._interval == 0 or last:
+            self._bar.update(self._task, completed=record.iteration, numbers=short)
+        if record.iteration % self._interval and not last:
+            return
+        titles = heading(self._total)
+        if self._bar is None or self._console.width < len(titles):
             self.say(f"iteration {record.iteration}/{self._total} | {line_of(record)} | ETA {left}")
+            return
+        if self._rows % _HEADING == 0:
+            self.say(titles)
+        self._rows += 1
+        self.say(row_of(record, self._total, left))
 
     def say(self, text: str) -> None:
         """Write a lasting line; above the live one, if there is one."""
