@@ -1,9 +1,11 @@
-"""Owns `mindspeed-llm selfcheck`: every kernel of a device against the plain one, as a table and a
-report to send back. The comparisons themselves are `kernels.parity`."""
+"""Owns `mindspeed-llm selfcheck`: every kernel of a device against the plain one, and a training
+run against the CPU's, as a table and a report to send back. The comparisons themselves are
+`kernels.parity` and `selfcheck_training`."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import platform
 import sys
@@ -24,6 +26,7 @@ class SelfcheckConfig:
     device: str | None = setting(
         None, choices=("npu", "cuda", "cpu"), help="default: env DEVICE, else the best that works"
     )
+    kernels_only: bool = setting(False, help="compare kernels, and do not train")
     report: Path | None = setting(
         None, help="also write the results here as JSON, to send with a bug report"
     )
@@ -41,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
         argv,
         SelfcheckConfig,
         prog="mindspeed-llm selfcheck",
-        description="Every kernel of a device against plain torch on the CPU.",
+        description="Every kernel of a device against plain torch on the CPU, then a training run.",
     )
-    report = check(config.device)
+    report = check(config.device, train=not config.kernels_only)
     _show(report)
     if config.report is not None:
         config.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -51,22 +54,25 @@ def main(argv: Sequence[str]) -> int:
     return 1 if report["counts"].get("fail") else 0
 
 
-def check(requested: str | None) -> dict[str, Any]:
+def check(requested: str | None, *, train: bool) -> dict[str, Any]:
     """The results and what they were made with; a line of progress for each on a terminal."""
     import torch
 
+    from mindspeed_llm.cli import selfcheck_training
     from mindspeed_llm.device.detect import detect
     from mindspeed_llm.device.runtime import local_rank
     from mindspeed_llm.kernels.parity import compare
 
     chosen = detect(requested)
     device = chosen.torch_device(local_rank())
-    results = []
-    for dtype in (torch.float32, torch.bfloat16):
-        for result in compare(device, dtype):
-            results.append(dataclasses.asdict(result))
-            if sys.stderr.isatty():
-                print(f"\r{len(results):4d} {result.name:40.40}", end="", file=sys.stderr)
+    results: list[dict[str, Any]] = []
+    runs = [compare(device, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    if train:
+        runs.append(selfcheck_training.compare(chosen.kind))
+    for result in itertools.chain.from_iterable(runs):
+        results.append(dataclasses.asdict(result))
+        if sys.stderr.isatty():
+            print(f"\r{len(results):4d} {result.name:40.40}", end="", file=sys.stderr)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     return {
@@ -94,7 +100,7 @@ def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"Kernels on {report['device']} against plain torch on the CPU"
+    title = f"{report['device']} against plain torch on the CPU"
     table = Table("operation", "dtype", "kernel", "state", "error", "reason", title=title)
     for row in report["results"]:
         error = "" if row["error"] is None else f"{row['error']:.1e}"

@@ -1,5 +1,5 @@
 """Owns the calls of Liger's Triton kernels in the shapes of the plain ones; it imports Liger when
-it is called, and knows no layer. Source: liger_kernel.ops (linkedin/Liger-Kernel)."""
+it is called, and knows no layer. Source: liger_kernel.ops of 0.8.5 (linkedin/Liger-Kernel)."""
 
 from __future__ import annotations
 

@@ -177,7 +177,8 @@ def _result(check: Check, candidate: Candidate, device: torch.device, need: Need
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         return Result(check.name, name, candidate.kernel, "fail", None, reason)
     wanted = _answers(check, plain.load(), [one.float() for one in inputs])
-    error = max(_distance(a, b) for a, b in zip(found, wanted, strict=True))
+    pairs = zip(found, wanted, strict=True)
+    error = torch.tensor([_distance(a, b) for a, b in pairs]).max().item()  # NaN, if one is
     allowed = ALLOWED[need.dtype]
     good = error <= allowed  # False for NaN, too
     reason = "" if good else f"differs by {error:.1e} of the largest value; {allowed:.0e} allowed"

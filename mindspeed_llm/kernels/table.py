@@ -7,7 +7,9 @@ Sources of the operators' conditions: op-plugin's documents and kernels, quoted 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +36,30 @@ def operator(name: str, *arguments: str) -> Callable[[], str | None]:
     return probe
 
 
-def package(name: str) -> Callable[[], str | None]:
-    """Probe: package `name` can be found; it is not imported."""
-    return lambda: None if importlib.util.find_spec(name) else f"{name} is not installed"
+def package(name: str, place: str | None = None, *arguments: str) -> Callable[[], str | None]:
+    """Probe: package `name` is there; with `place`, `module:function` of it can be imported and has
+    the named arguments. A package that is not there is not looked into."""
+
+    @functools.cache
+    def probe() -> str | None:
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed"
+        return None if place is None else _lacks(name, place, arguments)
+
+    return probe
+
+
+def _lacks(name: str, place: str, arguments: tuple[str, ...]) -> str | None:
+    module, _, function = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except (ImportError, OSError, RuntimeError) as error:  # built for another torch, no triton
+        return f"{name} cannot be imported: {str(error).splitlines()[0]}"
+    if found is None:
+        return f"this {name} has no {function}"
+    known = inspect.signature(getattr(found, "forward", found)).parameters
+    missing = [argument for argument in arguments if argument not in known]
+    return f"{function} of this {name} has no argument {missing[0]}" if missing else None
 
 
 def _uncapped(need: Need) -> str | None:
@@ -101,19 +124,26 @@ _EXACT_PACKED = Candidate(
 )
 _ADAMW = Candidate("_fused_adamw_", "optimizer:fused_update", "ATen's fused step", fits=_corrected)
 _FUSION = "one fused call, forward and backward"
+_ASKED = ("dropout_p", "softmax_scale", "causal", "window_size", "softcap")  # of flash-attn
 _FLASH_NPU = ("flash_attn_npu has the soft cap that CANN's own operators lack",
-              package("flash_attn_npu"), _flash_npu)  # fmt: skip
-_FLASH = ("flash-attn, soft cap and window inside", package("flash_attn"), _flash)
+              package("flash_attn_npu", "flash_attn_npu:flash_attn_func", *_ASKED),
+              _flash_npu)  # fmt: skip
+_FLASH = ("flash-attn, soft cap and window inside",
+          package("flash_attn", "flash_attn:flash_attn_func", *_ASKED), _flash)  # fmt: skip
 _FLEX = "compiled FlexAttention, soft cap and window inside"
 _SAME = "the same on every device"
-_LIGER = package("liger_kernel")
+_LIGER_NORM = package("liger_kernel", "liger_kernel.ops.rms_norm:LigerRMSNormFunction",
+                      "eps", "offset", "casting_mode", "in_place")  # fmt: skip
+_LIGER_SWIGLU = package("liger_kernel", "liger_kernel.ops.swiglu:LigerSiLUMulFunction")
+_LIGER_GEGLU = package("liger_kernel", "liger_kernel.ops.geglu:LigerGELUMulFunction")
 
 # The last candidate of "plain" does everything everywhere and stands behind each device's own.
 _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
     "rms_norm": {
         "npu": (Candidate("npu_rms_norm", "npu:rms_norm", _FUSION + "; 1 + w as float32 gamma",
                           operator("npu_rms_norm")),),
-        "cuda": (Candidate("liger rms_norm", "liger:rms_norm", "Liger's Triton kernel", _LIGER),),
+        "cuda": (Candidate("liger rms_norm", "liger:rms_norm", "Liger's Triton kernel",
+                           _LIGER_NORM),),
         "plain": (Candidate("plain torch", "rms_norm:rms_norm", _SAME, fused=False),),
     },
     "rotary": {
@@ -123,13 +153,15 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
     },
     "swiglu": {
         "npu": (Candidate("npu_swiglu", "npu:swiglu", _FUSION, operator("npu_swiglu")),),
-        "cuda": (Candidate("liger swiglu", "liger:swiglu", "Liger's Triton kernel", _LIGER),),
+        "cuda": (Candidate("liger swiglu", "liger:swiglu", "Liger's Triton kernel",
+                           _LIGER_SWIGLU),),
         "plain": (Candidate("plain torch", "activation:swiglu", _SAME, fused=False),),
     },
     "geglu_tanh": {
         "npu": (Candidate("npu_geglu", "npu:geglu_tanh", _FUSION + ", left half activated",
                           operator("npu_geglu", "activate_left")),),
-        "cuda": (Candidate("liger geglu", "liger:geglu_tanh", "Liger's Triton kernel", _LIGER),),
+        "cuda": (Candidate("liger geglu", "liger:geglu_tanh", "Liger's Triton kernel",
+                           _LIGER_GEGLU),),
         "plain": (Candidate("plain torch", "activation:geglu", _SAME, fused=False),),
     },
     "geglu_erf": {

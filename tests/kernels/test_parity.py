@@ -43,6 +43,25 @@ def test_a_wrong_gradient_fails(monkeypatch):
     assert result.state == "fail" and result.error > 0.5
 
 
+def test_a_gradient_that_is_no_number_fails(monkeypatch):
+    from mindspeed_llm.kernels import activation
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return activation.swiglu(x)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return ctx.saved_tensors[0] * float("nan")
+
+    monkeypatch.setattr(activation, "broken", Broken.apply, raising=False)
+    check = next(check for check in parity.CHECKS if check.op == "swiglu")
+    result = parity._result(check, Candidate("broken", "activation:broken", ""), CPU, Need())
+    assert result.state == "fail"
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_cuda_kernels(dtype):

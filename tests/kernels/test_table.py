@@ -65,6 +65,20 @@ def test_nothing_of_an_npu_is_there_without_torch_npu():
     assert table.package("no_such_package")() == "no_such_package is not installed"
 
 
+def test_what_a_package_lacks_is_named(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "old_flash.py").write_text("def old_func(q, k, v, causal=False): ...")
+    (tmp_path / "other_torch.py").write_text("raise ImportError('undefined symbol: x\\nmore')")
+    assert table.package("old_flash", "old_flash:old_func", "causal")() is None
+    assert table.package("old_flash", "old_flash:old_func", "causal", "softcap")() == (
+        "old_func of this old_flash has no argument softcap"
+    )
+    assert table.package("old_flash", "old_flash:new_func")() == "this old_flash has no new_func"
+    assert table.package("other_torch", "other_torch:f")() == (
+        "other_torch cannot be imported: undefined symbol: x"
+    )
+
+
 def test_an_operator_without_the_argument_is_named(monkeypatch):
     with torch.library._scoped_library("npu", "FRAGMENT") as library:
         library.define("table_probe(Tensor x, int dim) -> Tensor")

@@ -194,6 +194,10 @@ def test_selfcheck_is_one_command(monkeypatch, tmp_path, capsys):
     written = json.loads(report.read_text(encoding="utf-8"))
     assert written["device"] == "npu" and written["machine"]["torch_npu"].startswith("2.13.0")
     assert "npu_rotary_mul" in capsys.readouterr().out
+    runs = {r["dtype"]: r for r in written["results"] if r["name"].startswith("training")}
+    assert {dtype: r["state"] for dtype, r in runs.items()} == {"float32": "pass",
+                                                                "bfloat16": "pass"}  # fmt: skip
+    assert runs["float32"]["error"] < 1e-5
 
 
 def test_doctor_and_patches_show_the_fused_operators():

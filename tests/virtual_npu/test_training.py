@@ -50,6 +50,7 @@ def runs(tmp_path_factory, tiny_hf_model, tiny_tokenizer_dir, tiny_sft_data):
         ("lora", 1, argv(qwen, packed, "--lora-r", "4", "--lora-alpha", "8", iterations=2)),
         ("first-half", 1, argv(qwen, packed, iterations=2)),
         ("resumed", 1, argv("{half}", packed, iterations=3)),
+        ("qwen3-moe", 1, argv(model("qwen3_moe", "moe"), packed, "--require-fused", iterations=2)),
         *((f"window{w}", 1, argv(windows[w], packed, iterations=1)) for w in windows),
         ("tp2", 2, argv(gemma, packed, "--tensor-model-parallel-size", "2",
                         "--sequence-parallel", iterations=2)),
@@ -104,8 +105,8 @@ def by_run(entries):
     return runs
 
 
-FP32 = ["gemma2", "gemma2-rows", "gemma2-cap2", "qwen3", "lora", "first-half", "resumed", "window7",
-        "window8", "window9", "tp2", "dp2"]  # fmt: skip
+FP32 = ["gemma2", "gemma2-rows", "gemma2-cap2", "qwen3", "qwen3-moe", "lora", "first-half",
+        "resumed", "window7", "window8", "window9", "tp2", "dp2"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FP32)
@@ -156,6 +157,15 @@ def test_every_layer_of_qwen3_runs_on_fused_operators(name, runs):
     assert {e["input_layout"] for e in attention} == {"TND"} and all(e["masked"] for e in attention)
     # two of the four layers have a window of 8
     assert {(e["sparse_mode"], e["pre_tockens"]) for e in attention} == {(2, 2**31 - 1), (4, 7)}
+
+
+def test_experts_run_on_fused_operators(runs):
+    calls = runs["journal"]["qwen3-moe"]
+    passes = count(calls, "npu_fusion_attention", 1, False)
+    for layer in range(1, LAYERS + 1):
+        for op, back in (("npu_swiglu", False), ("npu_swiglu_backward", True)):
+            # two of four experts a token, and all of a micro-batch's tokens rarely take the same
+            assert passes < count(calls, op, layer, back) <= 4 * passes, (op, layer)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma2-bf16", "tp2"])
