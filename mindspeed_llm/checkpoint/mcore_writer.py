@@ -48,9 +48,6 @@ class Target:
         """Raise ConfigError unless the layout divides `model`, CheckpointError unless the place is
         free."""
         self.parallel.check_model(model)
-        if self.ckpt_format == "torch_dist" and model.experts is not None:
-            raise CheckpointError(f"--ckpt-format torch_dist: {model.family} has experts; they are "
-                                  "written in our own format only; leave it out")  # fmt: skip
         check_mcore_target(self.root, self.overwrite)
 
 

@@ -45,7 +45,6 @@ CONFIG = {"sharded_backend": "torch_dist", "sharded_backend_version": 1,
 _COMMON = {
     "checkpoint_version": 3.0,
     "iteration": 0,
-    "content_metadata": {"singleton_local_shards": False, "non_homogeneous_layers": False},
     # Up to 0.15 its training asks these of every checkpoint: whether there are states to load.
     "args": argparse.Namespace(
         tensor_model_parallel_size=1,
@@ -62,6 +61,7 @@ _EXTRA = ("self_attention.linear_qkv", "self_attention.linear_proj",
           "self_attention.core_attention", "self_attention.q_layernorm",
           "self_attention.k_layernorm", "mlp.linear_fc1", "mlp.linear_fc2")  # fmt: skip
 _LAYERS = "decoder.layers."
+_EXPERTS = ".mlp.experts.experts."
 
 
 def write_torch_dist(
@@ -85,7 +85,8 @@ def write_torch_dist(
     planner = _Planner(plan, fetch, _extra_states(plan, num_layers), on_bytes)
     try:
         dcp.save({}, storage_writer=writer, planner=planner, no_dist=True)
-        torch.save(_COMMON, directory / "common.pt")
+        contents = {"singleton_local_shards": False, "non_homogeneous_layers": not _stacked(plan)}
+        torch.save(_COMMON | {"content_metadata": contents}, directory / "common.pt")
         (directory / "metadata.json").write_text(json.dumps(CONFIG), encoding="ascii")
         sync_tree(directory)
     except OSError as err:
@@ -99,11 +100,20 @@ def write_torch_dist(
                               "disk") from err  # fmt: skip
 
 
-def _extra_states(plan: Iterable[Planned], num_layers: int) -> list[str]:
-    """Keys of the empty extra states of the layers, and of the last norm."""
+def _stacked(plan: Iterable[Planned]) -> bool:
+    """Whether layers are one tensor with a leading axis; else each has names of its own."""
     keys = {planned.key for planned in plan}
-    stacked = any(key.startswith(_LAYERS) and not key[len(_LAYERS)].isdigit() for key in keys)
-    names = []
+    return any(key.startswith(_LAYERS) and not key[len(_LAYERS)].isdigit() for key in keys)
+
+
+def _extra_states(plan: Sequence[Planned], num_layers: int) -> list[str]:
+    """Keys of the empty extra states of the layers, of experts, and of the last norm."""
+    stacked, names = _stacked(plan), []
+    for planned in plan:
+        if _EXPERTS in planned.key:  # one for each expert of each layer, as their weights have
+            key = planned.key.removesuffix("weight") + "_extra_state"
+            item = ShardedObject(key, None, planned.global_shape[:-2], planned.offset[:-2])
+            names.append(item.unique_key)
     for layer in range(num_layers):
         for module in _EXTRA:
             if stacked:

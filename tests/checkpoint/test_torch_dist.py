@@ -158,11 +158,80 @@ def test_reader_and_writer_agree(llama, written, tmp_path):
         "latest_checkpointed_iteration.txt", "release"]  # fmt: skip
 
 
+EXPERTS = {"mixtral": {}, "qwen3_moe": {"mlp_only_layers": [1]}}
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_there_and_back(family, tiny_hf_model, tmp_path):
+    source = tiny_hf_model(family, tmp_path / "hf", **EXPERTS[family])
+    hf_to_mcore(source, tmp_path / "mcore", ckpt_format="torch_dist")
+    mcore_to_hf(tmp_path / "mcore", tmp_path / "back", trust_pickle=True)
+    mine, theirs = (load_file(tmp_path / d / "model.safetensors") for d in ("back", "hf"))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def exchange(directories):
+    """megatron-core itself loads what was written, with two ranks that share experts, and saves."""
+    from pathlib import Path
+
+    import torch
+    import torch.distributed as dist
+    from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
+
+    from mindspeed_llm.checkpoint.state import load_weights
+    from mindspeed_llm.config.parallel import ParallelConfig
+    from mindspeed_llm.models.build import build_model
+    from mindspeed_llm.models.registry import read_model
+
+    parallel_state.initialize_model_parallel(expert_model_parallel_size=2)
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    metadata = {"singleton_local_shards": False, "dp_cp_group": group}
+    parallel, same = ParallelConfig(expert_model_parallel_size=2), []
+    for source, written, theirs in directories:
+        ours, own = (build_model(read_model(Path(source)), parallel, dtype=torch.float32)
+                     for _ in range(2))  # fmt: skip
+        load_weights(Path(source), [own])
+        state = {"model": ours.sharded_state_dict(metadata=metadata)}
+        ours.load_state_dict(dist_checkpointing.load(state, written)["model"], strict=True)
+        wanted = dict(own.named_parameters())
+        same.append(all(torch.equal(w, wanted[name]) for name, w in ours.named_parameters()))
+        if dist.get_rank() == 0:
+            Path(theirs).mkdir(parents=True)
+        dist.barrier()
+        dist_checkpointing.save({"model": ours.sharded_state_dict(metadata=metadata)}, theirs)
+    return same
+
+
+@pytest.mark.slow
+def test_megatron_core_loads_and_saves_experts(tiny_hf_model, tmp_path, run_ranks):
+    rows = []
+    for family, changes in EXPERTS.items():
+        source = tiny_hf_model(family, tmp_path / family, **changes)
+        done = hf_to_mcore(source, tmp_path / f"{family}_mcore", ckpt_format="torch_dist")
+        rows.append(
+            [str(source), str(done.path), str(tmp_path / f"{family}_theirs" / "iter_0000001")]
+        )
+    assert run_ranks(2, exchange, rows) == [[True, True]] * 2
+    for family in EXPERTS:
+        root = tmp_path / f"{family}_theirs"
+        (root / "latest_checkpointed_iteration.txt").write_text("1")
+        (root / "hf").symlink_to(tmp_path / family)
+        mcore_to_hf(root, tmp_path / f"{family}_back", trust_pickle=True)
+        mine, theirs = (load_file(tmp_path / name / "model.safetensors")
+                        for name in (f"{family}_back", family))  # fmt: skip
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
 @pytest.fixture
 def copy(written, tmp_path):
+    """Like one of others: without sums, so that what is damaged is found where it is read."""
     import shutil
 
-    return shutil.copytree(written, tmp_path / "copy")
+    directory = shutil.copytree(written, tmp_path / "copy")
+    (directory / "SHA256SUMS").unlink()
+    return directory
 
 
 def rewrite(directory, change):

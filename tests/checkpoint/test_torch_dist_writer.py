@@ -57,9 +57,3 @@ def test_common_state_and_nothing_left_of_a_failure(tmp_path, tiny_hf_model, mon
         hf_to_mcore(source, tmp_path / "second", ckpt_format="torch_dist")
     assert not (tmp_path / "second").exists() and tensor_file.cast is not full
     assert load_file(source / "model.safetensors")
-
-
-def test_experts_are_refused(tmp_path, tiny_hf_model):
-    source = tiny_hf_model("mixtral", tmp_path / "hf")
-    with pytest.raises(CheckpointError, match="has experts"):
-        hf_to_mcore(source, tmp_path / "mcore", ckpt_format="torch_dist")
