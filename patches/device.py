@@ -14,7 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from types import ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -214,3 +214,32 @@ def stay(original: Callable[..., Any]) -> Callable[..., Any]:
         return self if _called_by_megatron() else original(self, *args, **kwargs)
 
     return move
+
+
+def cpu_type_names(original: FunctionType) -> FunctionType:
+    """`original` with 'torch.cuda.FloatTensor' and its like read as 'torch.FloatTensor'."""
+    return with_type_names(original, "torch.")
+
+
+def with_type_names(original: FunctionType, prefix: str) -> FunctionType:
+    """`original` with 'torch.cuda.FloatTensor' and its like read as `prefix` and the rest."""
+    changed = FunctionType(
+        _renamed(original.__code__, prefix),
+        original.__globals__,
+        original.__name__,
+        original.__defaults__,
+        original.__closure__,
+    )
+    functools.update_wrapper(changed, original)
+    changed.__kwdefaults__ = original.__kwdefaults__
+    return changed
+
+
+def _renamed(constant: Any, prefix: str) -> Any:
+    if isinstance(constant, str):
+        return constant.replace("torch.cuda.", prefix) if "Tensor" in constant else constant
+    if isinstance(constant, tuple):
+        return tuple(_renamed(part, prefix) for part in constant)
+    if isinstance(constant, CodeType):
+        return constant.replace(co_consts=_renamed(constant.co_consts, prefix))
+    return constant

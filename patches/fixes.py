@@ -8,7 +8,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -42,39 +42,6 @@ def set_rng_state(new_state: torch.Tensor, device: Any = -1, graph_safe: bool = 
 def any_device(tensor: torch.Tensor | None) -> None:
     """Stands for the assertion that a tensor lies on a GPU."""
     assert tensor is not None
-
-
-def cpu_type_names(original: FunctionType) -> FunctionType:
-    """`original` with 'torch.cuda.FloatTensor' and its like read as 'torch.FloatTensor'."""
-    return _with_type_names(original, "torch.")
-
-
-def npu_type_names(original: FunctionType) -> FunctionType:
-    """`original` with 'torch.cuda.FloatTensor' and its like read as 'torch.npu.FloatTensor'."""
-    return _with_type_names(original, "torch.npu.")
-
-
-def _with_type_names(original: FunctionType, prefix: str) -> FunctionType:
-    changed = FunctionType(
-        _renamed(original.__code__, prefix),
-        original.__globals__,
-        original.__name__,
-        original.__defaults__,
-        original.__closure__,
-    )
-    functools.update_wrapper(changed, original)
-    changed.__kwdefaults__ = original.__kwdefaults__
-    return changed
-
-
-def _renamed(constant: Any, prefix: str) -> Any:
-    if isinstance(constant, str):
-        return constant.replace("torch.cuda.", prefix) if "Tensor" in constant else constant
-    if isinstance(constant, tuple):
-        return tuple(_renamed(part, prefix) for part in constant)
-    if isinstance(constant, CodeType):
-        return constant.replace(co_consts=_renamed(constant.co_consts, prefix))
-    return constant
 
 
 class _NotThat(logging.Filter):

@@ -6,6 +6,7 @@ from mindspeed_llm.patches.record import Patch
 
 _DEVICE = "mindspeed_llm.patches.device"
 _FIXES = "mindspeed_llm.patches.fixes"
+_NPU = "mindspeed_llm.patches.npu"
 _FUSIONS = "mindspeed_llm.patches.fusions"
 _LAYERS = "mindspeed_llm.patches.layers"
 _ASSUMES_CUDA = "none: megatron-core is written for CUDA"
@@ -14,7 +15,7 @@ _CPU_SUPPORT = "megatron-core takes its device from one place instead of saying 
 _DEVICES = (
     Patch(
         target="torch.*:cuda",
-        adapter="mindspeed_llm.device.npu:transfer_from_cuda",
+        adapter=f"{_NPU}:transfer_from_cuda",
         kind="switch",
         why="megatron asks torch.cuda for everything; torch_npu.contrib.transfer_to_npu, the "
         "vendor's own switch, lets torch.cuda mean the NPU.",
@@ -52,7 +53,7 @@ _DEVICES = (
 _TYPE_NAMES = tuple(
     Patch(
         target=target,
-        adapter=f"{_FIXES}:{device}_type_names",
+        adapter=adapter,
         kind="wrap",
         why="It tells dtypes apart by 'torch.cuda.FloatTensor' and its like, so that parameters "
         "elsewhere are a TypeError. The names are constants of the function and are read for this "
@@ -61,7 +62,10 @@ _TYPE_NAMES = tuple(
         remove_when="megatron-core compares dtypes",
         devices=(device,),
     )
-    for device in ("cpu", "npu")
+    for device, adapter in (
+        ("cpu", f"{_DEVICE}:cpu_type_names"),
+        ("npu", f"{_NPU}:type_names"),
+    )
     for target in (
         "megatron.core.optimizer.optimizer:Float16OptimizerWithFloat16Params.__init__",
         "megatron.core.optimizer.distrib_optimizer:"

@@ -28,40 +28,47 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up (Shazeer 2020) of x = [gate, up]."""
-    return _SwiGLU.apply(x)
-
-
-class _SwiGLU(torch.autograd.Function):
-    """Keeps its input alone: silu(gate) is computed again for the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
-        gate, up = x.chunk(2, dim=-1)
-        both = torch.empty_like(x)
-        for_gate, for_up = both.chunk(2, dim=-1)
-        torch.mul(grad, F.silu(gate), out=for_up)
-        for_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
-        return both
+    return _Gated.apply(x, "silu")
 
 
 def geglu(x: torch.Tensor) -> torch.Tensor:
     """gelu_tanh(gate) * up (Shazeer 2020, with tanh-GELU) of x = [gate, up]."""
-    gate, up = x.chunk(2, dim=-1)
-    return gelu_tanh(gate) * up
+    return _Gated.apply(x, "tanh")
 
 
 def geglu_erf(x: torch.Tensor) -> torch.Tensor:
     """gelu(gate) * up with the exact GELU of x = [gate, up]."""
-    gate, up = x.chunk(2, dim=-1)
-    return F.gelu(gate) * up
+    return _Gated.apply(x, "none")
+
+
+class _Gated(torch.autograd.Function):
+    """Keeps its input alone: the activated gate is computed again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kind: str) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.kind = kind
+        gate, up = x.chunk(2, dim=-1)
+        return _activated(gate, kind).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        both = torch.empty_like(x)
+        for_gate, for_up = both.chunk(2, dim=-1)
+        torch.mul(grad, _activated(gate, ctx.kind), out=for_up)
+        through = grad * up
+        if ctx.kind == "silu":
+            for_gate.copy_(torch.ops.aten.silu_backward(through, gate))
+        else:
+            for_gate.copy_(torch.ops.aten.gelu_backward(through, gate, approximate=ctx.kind))
+        return both, None
+
+
+def _activated(gate: torch.Tensor, kind: str) -> torch.Tensor:
+    return F.silu(gate) if kind == "silu" else F.gelu(gate, approximate=kind)
 
 
 # name in a model's configuration -> operation of the kernel table
