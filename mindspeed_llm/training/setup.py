@@ -331,6 +331,11 @@ def _feeds(
         None if part is None else Feed(part, part.order(Ordering(shuffle=False)), batching)
         for part in (rows.validation, rows.test)
     ]
+    asked = settings.log.eval_iters
+    for name, feed in zip(("validation", "test"), held_out, strict=True):
+        if feed is not None and feed.batches < asked:
+            _log.info("--eval-iters %d: the %s rows make %d batches, and all are evaluated",
+                      asked, name, feed.batches)  # fmt: skip
     return Feed(rows.train, rows.train.order(how), batching), held_out[0], held_out[1]
 
 
