@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
-from mindspeed_llm.kernels.activation import ACTIVATIONS, geglu, swiglu
+from mindspeed_llm.kernels.activation import ACTIVATIONS, geglu, geglu_erf, swiglu
 
 THEIRS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
@@ -34,7 +34,9 @@ def test_can_be_copied_and_pickled(name):
     assert pickle.loads(pickle.dumps(function)) is function
 
 
-@pytest.mark.parametrize(("gated", "name"), [(swiglu, "silu"), (geglu, "gelu_tanh")])
+@pytest.mark.parametrize(("gated", "name"), [
+    (swiglu, "silu"), (geglu, "gelu_tanh"), (geglu_erf, "gelu"),
+])  # fmt: skip
 def test_gated_units_take_the_gate_first(gated, name):
     torch.manual_seed(0)
     gate, up = torch.randn(2, 3, 5, dtype=torch.float64)
