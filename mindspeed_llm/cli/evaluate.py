@@ -35,6 +35,7 @@ from mindspeed_llm.evaluation.files import (
 
 if TYPE_CHECKING:
     from mindspeed_llm.data.render import Renderer
+    from mindspeed_llm.evaluation.run import Evaluated
     from mindspeed_llm.inference.engine import Engine
     from mindspeed_llm.inference.load import Parts
 
@@ -72,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
         def work(parts: Parts, engine: Engine, model: LoadSettings = model) -> None:
             assert parts.renderer is not None
             print(f"--- {model.lora_load or model.load}", flush=True)
-            results.append(_evaluate(engine, parts.renderer, model, evaluate, given))
+            asked = _resumed(engine, model, evaluate)
+            results.append(_evaluate(asked, parts.renderer, model, evaluate, given))
 
         lead(model, runtime, parallel, architecture, work)
     if results:  # on rank 0
@@ -110,6 +112,21 @@ def _other(load: LoadSettings, compare: Path) -> LoadSettings:
     return dataclasses.replace(load, load=compare, lora_load=None)
 
 
+def _resumed(engine: Engine, load: LoadSettings, evaluate: EvaluateSettings) -> Evaluated:
+    """The engine; where there is a file of results, with what an interrupted run has found."""
+    from mindspeed_llm.evaluation.kept import Kept
+    from mindspeed_llm.inference.session import weights_fingerprint
+
+    if evaluate.json is None:
+        return engine
+    model = [weights_fingerprint(load.load, load.lora_load), load.bf16, sorted(engine.stop_ids)]
+    return Kept(engine, _part(evaluate.json), json.dumps(model))
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
 def _conclude(results: Sequence[dict[str, Any]], evaluate: EvaluateSettings) -> None:
     last = results[-1]
     if len(results) == 2:
@@ -117,13 +134,14 @@ def _conclude(results: Sequence[dict[str, Any]], evaluate: EvaluateSettings) -> 
         last = last | {"compare": {k: v for k, v in results[0].items() if k != "compare"}}
     if evaluate.json is not None:
         write_text(evaluate.json, json.dumps(last, indent=1, ensure_ascii=False) + "\n")
+        _part(evaluate.json).unlink(missing_ok=True)
     if evaluate.png is not None:
         named = {str(r["load"]): r["recall"] for r in results if "recall" in r}
         print(draw_recall(named, evaluate.png))
 
 
 def _evaluate(
-    engine: Engine,
+    engine: Evaluated,
     renderer: Renderer,
     load: LoadSettings,
     evaluate: EvaluateSettings,
@@ -165,7 +183,7 @@ def _evaluate(
 
 
 def _recall(
-    engine: Engine, renderer: Renderer, load: LoadSettings, evaluate: EvaluateSettings,
+    engine: Evaluated, renderer: Renderer, load: LoadSettings, evaluate: EvaluateSettings,
     dialogues: Sequence[Dialogue],
 ) -> dict[str, Any]:  # fmt: skip
     from mindspeed_llm.evaluation import recall, run

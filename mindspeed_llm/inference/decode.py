@@ -19,46 +19,30 @@ import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import GPTModel
 
+from mindspeed_llm.inference.matrix import Matrix
 from mindspeed_llm.inference.memory import KeyValues, Shape
 from mindspeed_llm.kernels.attention import attention
 from mindspeed_llm.models.norm import RMSNorm
 
 _Norm = Callable[[torch.Tensor], torch.Tensor]
-_Weights = tuple[torch.Tensor, torch.Tensor | None]
-
-
-def lay_out(model: torch.nn.Module) -> None:
-    """Turn wide float32 matrices around in memory, so that one token's product runs along them.
-
-    Shapes and values stay. Row by row, a product with one token is one dot product after another,
-    which one core does at about half the speed at which it reads memory.
-    """
-    for weight in model.parameters():
-        if (
-            weight.dim() == 2
-            and weight.device.type == "cpu"
-            and weight.dtype is torch.float32
-            and weight.shape[0] > weight.shape[1]
-        ):
-            weight.data = weight.data.t().contiguous().t()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Layer:
-    """What one layer needs, in the order it needs it; weights are the modules' own memory."""
+    """What one layer needs, in the order it needs it."""
 
     norm: _Norm
-    qkv: _Weights
+    qkv: Matrix
     query_norm: _Norm | None
     key_norm: _Norm | None
     table: int
     window: int | None
     scale: float
-    out: _Weights
+    out: Matrix
     out_norm: _Norm | None
     mlp_norm: _Norm
-    gate_up: _Weights
-    down: _Weights
+    gate_up: Matrix | None
+    down: Matrix | None
     down_norm: _Norm | None
     experts: torch.nn.Module | None
 
@@ -67,15 +51,14 @@ class Step:
     """New tokens of any number of sequences, on top of what their memory holds.
 
     Args:
-        model: this stage's part, in evaluation mode, without adapters; its weights may change in
-            place, not be replaced.
+        model: this stage's part, in evaluation mode, without adapters. Its matrices become this
+            step's own: see `Matrix` for when the modules cannot run any more.
         context: longest sequence in positions.
     """
 
     def __init__(self, model: GPTModel, context: int) -> None:
         adapted = any(getattr(module, "adapter", None) is not None for module in model.modules())
         assert not adapted, "merge the adapter: a step runs on the weights alone"
-        lay_out(model)
         self.model, self.context, own = model, context, model.config.decoder
         self.ranks = parallel_state.get_tensor_model_parallel_world_size()
         self.groups = own.num_query_groups // self.ranks
@@ -85,6 +68,12 @@ class Step:
         self.tables = 1 if own.rope_local is None else 2
         self.activation: Callable[[torch.Tensor], torch.Tensor] = model.config.activation_func
         self.layers = [self._layer(layer) for layer in model.decoder.layers]
+        self.vocabulary: Matrix | None = None
+        if model.post_process:
+            self.final_norm = _norm(model.decoder.final_layernorm)
+            tied = model.share_embeddings_and_output_weights and model.pre_process
+            layer = model.embedding.word_embeddings if tied else model.output_layer
+            self.vocabulary = Matrix(layer.weight, shared=tied)
 
     def shape(self, device: torch.device) -> Shape:
         """What the memory of a sequence has to look like."""
@@ -99,8 +88,8 @@ class Step:
         core, own = attention_.core_attention, self.model.config.decoder
         sliding = own.is_sliding(layer.layer_number - 1)
 
-        def weights(module: torch.nn.Module) -> _Weights:
-            return module.weight, getattr(module, "bias", None)
+        def matrix(module: torch.nn.Module) -> Matrix:
+            return Matrix(module.weight, getattr(module, "bias", None))
 
         def behind(module: torch.nn.Module) -> _Norm | None:
             norm = getattr(module, "post_layernorm", None)
@@ -110,20 +99,19 @@ class Step:
             return _norm(module) if isinstance(module, RMSNorm) else None
 
         sparse = not hasattr(mlp, "linear_fc1")
-        none = (layer.pre_mlp_layernorm.weight, None)  # experts have their own weights
         return _Layer(
             norm=_norm(layer.input_layernorm),
-            qkv=weights(attention_.linear_qkv),
+            qkv=matrix(attention_.linear_qkv),
             query_norm=of_heads(attention_.q_layernorm),
             key_norm=of_heads(attention_.k_layernorm),
             table=1 if self.tables == 2 and sliding else 0,
             window=core.window,
             scale=core.scale,
-            out=weights(attention_.linear_proj),
+            out=matrix(attention_.linear_proj),
             out_norm=behind(attention_.linear_proj),
             mlp_norm=_norm(layer.pre_mlp_layernorm),
-            gate_up=none if sparse else weights(mlp.linear_fc1),
-            down=none if sparse else weights(mlp.linear_fc2),
+            gate_up=None if sparse else matrix(mlp.linear_fc1),
+            down=None if sparse else matrix(mlp.linear_fc2),
             down_norm=None if sparse else behind(mlp.linear_fc2),
             experts=mlp if sparse else None,
         )
@@ -159,32 +147,33 @@ class Step:
             found = self._attend(layer, mixed, counts, [view[at] for view in views])
             x = self._added(x, found, layer.out, layer.out_norm)
             y = layer.mlp_norm(x)
-            if layer.experts is not None:  # routing is megatron-core's
+            if layer.gate_up is None or layer.down is None:  # routing is megatron-core's
+                assert layer.experts is not None
                 x = x + layer.experts(y[:, None])[0][:, 0]
                 continue
-            gate, up = F.linear(y, *layer.gate_up).chunk(2, dim=-1)
+            gate, up = layer.gate_up(y).chunk(2, dim=-1)
             x = self._added(x, self.activation(gate) * up, layer.down, layer.down_norm)
         return x
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """[n, vocabulary] of [n, h]; the last stage's."""
-        model = self.model
-        x = model.decoder.final_layernorm(x)[:, None]
-        tied = model.share_embeddings_and_output_weights
-        weight = model.shared_embedding_or_output_weight() if tied else None
-        found, _ = model.output_layer(x, weight=weight, runtime_gather_output=True)
-        return found[:, 0]
+        assert self.vocabulary is not None, "the last stage has the vocabulary"
+        found = self.vocabulary(self.final_norm(x))
+        if self.ranks > 1:
+            found = tensor_parallel.gather_from_tensor_model_parallel_region(found)
+        return self.model.finish_logits(None, None, (found, None))[0]
 
     def _added(
-        self, x: torch.Tensor, y: torch.Tensor, weights: _Weights, norm: _Norm | None
+        self, x: torch.Tensor, y: torch.Tensor, matrix: Matrix, norm: _Norm | None
     ) -> torch.Tensor:
         """x plus a row-parallel layer of y, its norm between them where there is one."""
-        weight, bias = weights
+        if self.ranks == 1 and norm is None:
+            return matrix.added(x, y)
         if self.ranks == 1:
-            y = F.linear(y, weight, bias)
+            y = matrix(y)
         else:
-            y = tensor_parallel.reduce_from_tensor_model_parallel_region(F.linear(y, weight))
-            y = y if bias is None else y + bias
+            y = tensor_parallel.reduce_from_tensor_model_parallel_region(matrix.alone(y))
+            y = y if matrix.bias is None else y + matrix.bias
         return x + (y if norm is None else norm(y))
 
     def _turns(
@@ -214,7 +203,7 @@ class Step:
     ) -> torch.Tensor:
         """[t, h] -> [t, g, queries + 2, d], megatron-core's order: for each group its queries, its
         key, its value; queries and keys normed and turned."""
-        mixed = F.linear(x, *layer.qkv).view(-1, self.groups, self.queries + 2, self.head_dim)
+        mixed = layer.qkv(x).view(-1, self.groups, self.queries + 2, self.head_dim)
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key, value = mixed.split([self.queries, 1, 1], dim=2)
             mixed = torch.cat((layer.query_norm(query), layer.key_norm(key), value), dim=2)
@@ -257,6 +246,6 @@ def _norm(module: RMSNorm) -> _Norm:
     """The norm as a function; in float32 on a CPU torch's own, one call instead of six."""
     weight, eps, zero_centered = module.weight, module.epsilon, module.zero_centered
     if weight.dtype is not torch.float32 or weight.device.type != "cpu":
-        return module
+        return module  # in bfloat16 torch's rounds once, and transformers and the module twice
     applied = 1.0 + weight.detach() if zero_centered else weight
     return lambda x: F.rms_norm(x, (x.shape[-1],), applied, eps)

@@ -8,13 +8,13 @@ model's parallel layout sit in `follow` and do the same steps.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from mindspeed_llm.errors import ConfigError
+from mindspeed_llm.inference.memory import KeyValues
 from mindspeed_llm.inference.ranks import Ranks
 from mindspeed_llm.inference.reply import Reply, Ticket
 from mindspeed_llm.inference.sampling import GREEDY, Logprob, Sampling, logprobs_of
@@ -23,7 +23,7 @@ from mindspeed_llm.inference.stages import Stages
 
 __all__ = ["Engine", "Reply", "Ticket"]
 IGNORE = -100
-_SCORED_TOKENS = 2048  # scored together, unless one row is longer: their logits are all there
+_SCORED_TOKENS = 2048  # scored together: their logits are all there
 
 
 class Engine:
@@ -232,6 +232,11 @@ class Engine:
         for ids, labels in rows:
             if len(ids) != len(labels) or not ids:
                 raise ConfigError(f"{len(ids)} ids with {len(labels)} labels; expected as many")
+            if len(ids) > self.context:
+                raise ConfigError(
+                    f"a conversation has {len(ids)} tokens, more than the context of "
+                    f"{self.context}; raise --seq-length if the model allows it, or leave it out"
+                )
         found: dict[int, list[tuple[float, int]]] = {}
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
         while order:
@@ -386,19 +391,42 @@ class Engine:
         return told
 
     def _scores(self, rows: Sequence[Sequence[list[int]]]) -> list[list[tuple[float, int]]]:
-        """Rows filled up behind, where no position before can see it."""
-        width = max(len(ids) for ids, _ in rows)
-        logits = self.stages.forward(torch.tensor([i + [0] * (width - len(i)) for i, _ in rows]))
-        targets = torch.tensor([x[1:] + [IGNORE] * (width - len(x)) for _, x in rows])
-        wanted = targets != IGNORE
-        counts = wanted.sum(1).tolist()
-        losses, best = [0.0] * sum(counts), [0] * sum(counts)
+        """Rows side by side, each in memory of its own; a long one in pieces."""
+        held = [self.stages.memory() for _ in rows]
+        found: list[list[tuple[float, int]]] = [[] for _ in rows]
+        for start in range(0, max(len(ids) for ids, _ in rows) - 1, _SCORED_TOKENS):
+            parts: list[tuple[KeyValues, list[int]]] = []
+            wanted: list[int] = []
+            of: list[tuple[int, int, int]] = []  # row, row of the logits, target
+            for at, (ids, labels) in enumerate(rows):
+                own = ids[start : min(start + _SCORED_TOKENS, len(ids) - 1)]
+                if not own:
+                    continue
+                after = enumerate(labels[start + 1 : start + 1 + len(own)])
+                targets = [(place, label) for place, label in after if label != IGNORE]
+                first = targets[0][0] if targets else len(own)
+                of += [(at, sum(wanted) + place - first, label) for place, label in targets]
+                parts.append((held[at], own))
+                wanted.append(len(own) - first)
+            logits = self.stages.step(parts, wanted)
+            for (at, _, _), pair in zip(of, self._judged(logits, of), strict=True):
+                found[at].append(pair)
+        return found
+
+    def _judged(
+        self, logits: torch.Tensor | None, of: Sequence[tuple[int, int, int]]
+    ) -> list[tuple[float, int]]:
+        """(loss, most probable id) for each (_, row of the logits, target), on every rank."""
+        losses, best = [0.0] * len(of), [0] * len(of)
+        if not of:
+            return []
         if self.ranks.is_source:
             assert logits is not None
-            kept = logits[:, :-1][wanted.to(logits.device)].float()
-            wished = targets[wanted].to(kept.device)[:, None]
+            places, targets = (torch.tensor([one[i] for one in of]) for i in (1, 2))
+            kept = logits[places.to(logits.device)].float()
+            wished = targets.to(kept.device)[:, None]
             losses = (-kept.log_softmax(-1).gather(-1, wished)[:, 0].double()).tolist()
             best = kept.argmax(-1).tolist()
         losses = self.ranks.share(losses, src=self.ranks.source, dtype=torch.float64)
-        pairs = zip(losses, self.ranks.share(best, src=self.ranks.source), strict=True)
-        return [list(itertools.islice(pairs, count)) for count in counts]
+        best = self.ranks.share(best, src=self.ranks.source)
+        return list(zip(losses, best, strict=True))

@@ -54,9 +54,9 @@ class Stages:
             are wanted.
         """
         ids = torch.tensor([token for _, own in parts for token in own], device=self.device)
-        x = self._step(ids, [(held, len(own)) for held, own in parts], self._received(len(ids), 1))
+        x = self._step(ids, [(held, len(own)) for held, own in parts], self._received(len(ids)))
         if not self.is_last:
-            self._send(x[:, None])
+            self._send(x)
             return None
         chosen: list[int] = []
         end = 0
@@ -69,27 +69,11 @@ class Stages:
             x = x[torch.tensor(chosen, device=self.device)]
         return self._step.logits(x)
 
-    @torch.inference_mode()
-    def forward(self, ids: torch.Tensor) -> torch.Tensor | None:
-        """Logits of every position of `ids`, int64 [rows, s], by megatron-core's modules; None on
-        every pipeline stage but the last."""
-        rows, length = ids.shape
-        ids = ids.to(self.device)
-        positions = torch.arange(length, device=self.device).expand(rows, -1)
-        hidden = self._received(length, rows)
-        if hidden is not None:
-            self.model.set_input_tensor(hidden.view(length, rows, -1))
-        output = self.model(ids, positions, None, runtime_gather_output=True)
-        if self.is_last:
-            return output
-        self._send(output)
-        return None
-
-    def _received(self, length: int, rows: int) -> torch.Tensor | None:
-        """Hidden states of the stage before, [length * rows, h]; None on the first."""
+    def _received(self, length: int) -> torch.Tensor | None:
+        """Hidden states of the stage before, [length, h]; None on the first."""
         if self.is_first:
             return None
-        hidden = torch.empty(length * rows, self.hidden_size, dtype=self.dtype, device=self.device)
+        hidden = torch.empty(length, self.hidden_size, dtype=self.dtype, device=self.device)
         dist.recv(hidden, src=parallel_state.get_pipeline_model_parallel_prev_rank())
         return hidden
 

@@ -52,7 +52,7 @@ class FinishLogits:
     padded_vocab_size: int
 
     def __call__(
-        self, _module: torch.nn.Module, _inputs: Any, output: tuple[torch.Tensor, Any]
+        self, _module: torch.nn.Module | None, _inputs: Any, output: tuple[torch.Tensor, Any]
     ) -> tuple[torch.Tensor, Any]:
         """Finished logits [s, b, v]; v is the padded vocabulary, or this rank's part of it."""
         logits, bias = output

@@ -52,19 +52,43 @@ def test_everything_at_once_and_a_comparison_with_it(
     assert again["compare"]["input"] == again["input"] and png.stat().st_size > 10_000
 
 
-def test_a_directory_to_compare_with_is_evaluated_first(
-    tiny_chat_dir: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = main.run(evaluate.main, [
-        "--load", str(tiny_chat_dir), "--compare", str(tiny_chat_dir), "--prompt-type", "chatml",
-        "--device", "cpu", "--input", str(folder / "ordinary.jsonl"), "--max-conversations", "2",
-        "--json", str(tmp_path / "r.json"),
-    ])  # fmt: skip
+def test_a_directory_to_compare_with_is_evaluated_first_and_an_interrupted_run_goes_on(
+    tiny_chat_dir: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from mindspeed_llm.evaluation import run
+    from mindspeed_llm.inference.engine import Engine
+
+    flags = ["--load", str(tiny_chat_dir), "--compare", str(tiny_chat_dir), "--prompt-type",
+             "chatml", "--device", "cpu", "--input", str(folder / "ordinary.jsonl"),
+             "--max-conversations", "2", "--json", str(tmp_path / "r.json")]  # fmt: skip
+
+    def press_ctrl_c(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "history_gain", press_ctrl_c)
+        assert main.run(evaluate.main, flags) not in (0, 2)
+    first = capsys.readouterr()
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json.part"]
+    asked: list[int] = []
+    scores = Engine.scores
+
+    def counted(self: Engine, rows: list, **options: object) -> list:
+        asked.append(len(rows))
+        return scores(self, rows, **options)
+
+    monkeypatch.setattr(Engine, "scores", counted)
+    code = main.run(evaluate.main, flags)
     captured = capsys.readouterr()
     assert code == 0, captured.err
     assert captured.out.count("loss on conversations: ") == 2
+    assert first.out.splitlines()[-1] in captured.out, "the same numbers"
+    # Two conversations were scored before; the same weights are not asked twice.
+    assert sum(asked) == 3 * 2
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["compare"]["input"] == result["input"]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,5 @@ def test_equals_the_modules(found: dict, family: str) -> None:
     assert spread < 0.15 * deviation
 
 
-def test_wide_matrices_lie_along_one_tokens_product(found: dict) -> None:
-    assert found["same values"]
-    assert found["strides"] == [[1, 192], [96, 1]]
-
-
 def test_an_adapter_is_not_forgotten(found: dict) -> None:
     assert found["adapted"] == "merge the adapter: a step runs on the weights alone"
