@@ -33,6 +33,7 @@ DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.ite
 
 _HEADER_LIMIT = 100 * 2**20  # the format's own limit
 _BLOCK = 32 * 2**20  # bytes hashed and written at a time
+_FLUSHED = 256 * 2**20  # bytes written after which the disk is set to work
 _SMALL_RUN = 16 * 2**10  # shorter contiguous runs are read together with what lies between them
 
 
@@ -270,7 +271,8 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
 class TensorFileWriter:
     """Writes one safetensors file tensor by tensor.
 
-    A thread hashes and writes a tensor while the caller makes the next, so that two are in memory.
+    A thread hashes and writes a tensor while the caller makes the next, so that two are in memory;
+    another flushes what is written so far, so that the end has little left to wait for.
 
     Args:
         path: file to create; it must not exist.
@@ -308,6 +310,9 @@ class TensorFileWriter:
             self._file = open(path, "xb", buffering=0)
         except OSError as err:
             raise CheckpointError(f"{path}: cannot create ({err.strerror})") from err
+        self._flusher = ThreadPoolExecutor(1, "tensor-flusher")
+        self._flush: Future[None] | None = None
+        self._flushed = 0
         self._thread = ThreadPoolExecutor(1, "tensor-writer")
         self._job: Future[None] = self._thread.submit(
             self._put, iter([memoryview(len(text).to_bytes(8, "little") + text)])
@@ -337,6 +342,9 @@ class TensorFileWriter:
         self._job.result()
         self._thread.shutdown()
         try:
+            if self._flush is not None:
+                self._flush.result()
+            self._flusher.shutdown()
             os.fsync(self._file.fileno())
             self._file.close()
         except OSError as err:
@@ -346,6 +354,7 @@ class TensorFileWriter:
     def abort(self) -> None:
         """Close without finishing; the caller removes the directory."""
         self._thread.shutdown(cancel_futures=True)
+        self._flusher.shutdown(cancel_futures=True)
         self._file.close()
 
     def _put(self, blocks: Iterator[memoryview]) -> None:
@@ -356,12 +365,19 @@ class TensorFileWriter:
             try:
                 while done < len(block):
                     done += self._file.write(block[done:])
-                # Of pages that are not on the disk yet this only starts the writing, so that the
-                # disk works all the time and the flush at the end has little left to do.
-                os.posix_fadvise(self._file.fileno(), self._size, done, os.POSIX_FADV_DONTNEED)
             except OSError as err:
                 raise self._refused(err) from err
             self._size += done
+            free = self._flush is None or self._flush.done()
+            if free and self._size - self._flushed >= _FLUSHED:
+                self._flushed = self._size
+                self._flush = self._flusher.submit(self._sync)
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as err:
+            raise self._refused(err) from err
 
     def _refused(self, err: OSError) -> CheckpointError:
         return CheckpointError(f"{self.path}: cannot write after {self._size} bytes "

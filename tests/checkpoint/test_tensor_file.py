@@ -1,8 +1,10 @@
 """The safetensors reader against the library's writer and against lying files, and the reverse."""
 
+import errno
 import hashlib
 import itertools
 import json
+import os
 
 import pytest
 import torch
@@ -144,3 +146,22 @@ def test_existing_file_is_not_overwritten(tmp_path):
     with pytest.raises(CheckpointError, match="exists"):
         TensorFileWriter(tmp_path / "a.safetensors", [])
     assert (tmp_path / "a.safetensors").read_bytes() == b"precious"
+
+
+def test_a_disk_that_fails_while_it_is_flushed(tmp_path, monkeypatch):
+    """What is written is set to work on in between, and an error of that is not lost."""
+    monkeypatch.setattr(tensor_file, "_FLUSHED", 1000)
+    flushed = []
+
+    def fail(fd):
+        flushed.append(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    tensors = [("x", torch.float32, (1000,)), ("y", torch.float32, (1000,))]
+    writer = TensorFileWriter(tmp_path / "a.safetensors", tensors)
+    for name, _, shape in tensors:
+        writer.write(name, torch.zeros(shape))
+    with pytest.raises(CheckpointError, match="cannot write .*Input/output error"):
+        writer.finish()
+    assert flushed
