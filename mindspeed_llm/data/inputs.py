@@ -28,7 +28,8 @@ Format = Literal["parquet", "arrow", "csv", "json", "jsonl", "txt"]
 SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv",
                                ".json": "json", ".jsonl": "jsonl", ".txt": "txt"}  # fmt: skip
 _PACKED = ".gz"
-_WRITTEN_HERE = ("_packed_manifest.json", "_packed_report.json", "_packed_refused.json")
+_WRITTEN_HERE = ("_packed_manifest.json", "_packed_report.json", "_packed_refused.json",
+                 "_packed_turns.jsonl")  # fmt: skip
 _WEIGHT = re.compile(r"(?P<path>.+):(?P<weight>[-+]?[\d.][\d.eE+-]*|nan|inf)", re.DOTALL)
 _EXPECTED = f"{', '.join(SUFFIXES)}, each also with {_PACKED}"
 
@@ -122,12 +123,12 @@ def find_inputs(inputs: Sequence[str]) -> list[InputFile]:
 def _inside(directory: Path) -> list[Path]:
     everything = [p for p in sorted(directory.rglob("*"))
                   if p.is_file() and not _is_hidden(p.relative_to(directory))]  # fmt: skip
-    others = [p for p in everything
-              if _suffix(p) not in SUFFIXES or p.name.endswith(_WRITTEN_HERE)]  # fmt: skip
+    inside = [p for p in everything
+              if _suffix(p) in SUFFIXES and not p.name.endswith(_WRITTEN_HERE)]  # fmt: skip
+    others = sorted({*everything}.difference(inside))
     if others:
         _log.warning("--input %s: not read, since only %s are: %s", directory, _EXPECTED,
                      ", ".join(map(str, others)))  # fmt: skip
-    inside = [p for p in everything if p not in others]
     if not inside:
         raise DataError(f"--input {directory}: no {', '.join(SUFFIXES)} file in this directory")
     return inside
@@ -171,6 +172,8 @@ def _inspect(file: InputFile) -> InputFile:
             raise DataError(f"--input {file.path}: the file is empty")
         if file.is_packed:
             return file
+        if format not in ("parquet", "arrow") and texts.is_utf16(file.data):
+            raise ValueError("it is UTF-16; save it as UTF-8")
         if format in ("parquet", "arrow"):
             columns = tuple(tables.schema(file.data, format).names)
         elif format == "csv":

@@ -6,6 +6,7 @@ through a memory map, a csv file is walked once to learn where rows begin. It kn
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import mmap
@@ -62,6 +63,12 @@ def line_numbers(path: Path, positions: Sequence[int]) -> dict[int, int]:
     return lines
 
 
+def is_utf16(path: Path) -> bool:
+    """Whether a text begins with the byte order mark of UTF-16, as spreadsheets save it."""
+    with path.open("rb") as file:
+        return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
 def is_array(path: Path) -> bool:
     """Whether a json file holds one array, instead of a row a line."""
     with path.open("rb") as file:
@@ -116,6 +123,7 @@ def _array_ranges(path: Path, name: str) -> Iterator[tuple[int, int]]:
         for _, end in _elements(data, start, name):
             if end - start >= _CHUNK_BYTES:
                 yield start, end
+                _forget(data, start, end)
                 start = end
         end = data.rfind(b"]")
         behind = data[end + 1 :].strip()
@@ -123,6 +131,13 @@ def _array_ranges(path: Path, name: str) -> Iterator[tuple[int, int]]:
             raise DataError(f"--input {name}: text behind the JSON array: {behind[:40]!r}")
         if data[start:end].strip():
             yield start, end
+
+
+def _forget(data: mmap.mmap, start: int, stop: int) -> None:
+    """Let go of the pages of [start, stop), which would count as memory of this process."""
+    first, last = (at - at % mmap.PAGESIZE for at in (start, stop))
+    if hasattr(mmap, "MADV_DONTNEED") and last > first:
+        data.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def _elements(data: bytes | mmap.mmap, start: int, name: str = "") -> Iterator[tuple[int, int]]:

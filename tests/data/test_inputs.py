@@ -61,13 +61,14 @@ def test_directories_are_read_recursively_in_name_order(tmp_path, caplog, monkey
     pyarrow.parquet.write_table(pyarrow.table({"n": [1]}), tmp_path / "a.parquet")
     (tmp_path / "z.jsonl.gz").write_bytes(gzip.compress(b"{}"))
     (tmp_path / "README.md").write_text("no data")
-    (tmp_path / "set_packed_report.json").write_text("{}")
+    for name in ("set_packed_report.json", "set_packed_turns.jsonl"):  # what was made of them
+        (tmp_path / name).write_text("{}")
     found = find_inputs([str(tmp_path)])
     names = [str(f.path.relative_to(tmp_path)) for f in found]
     assert names == ["a.parquet", "b/2.jsonl", "b/deep/3.CSV", "c.json", "t.txt", "z.jsonl.gz"]
     assert [f.format for f in found] == ["parquet", "jsonl", "csv", "jsonl", "txt", "jsonl"]
     assert [f.is_packed for f in found] == [False] * 5 + [True]
-    for unread in ("README.md", "set_packed_report.json"):
+    for unread in ("README.md", "set_packed_report.json", "set_packed_turns.jsonl"):
         assert unread in caplog.text
     assert "a.parquet" not in caplog.text
     two = find_inputs([str(tmp_path / "c.json"), str(tmp_path / "a.parquet")])
@@ -84,6 +85,8 @@ def test_directories_are_read_recursively_in_name_order(tmp_path, caplog, monkey
         ("a.json", "", "is empty"),
         ("a.csv", "", "is empty"),
         ("a.csv", "\n\n", "cannot be read as csv: no line with column names"),
+        ("a.jsonl", "{}\n".encode("utf-16"), "cannot be read as jsonl: it is UTF-16; save it as"),
+        ("a.csv", "a\n1\n".encode("utf-16"), "cannot be read as csv: it is UTF-16; save it as"),
         ("a.csv", 'a,"b', "cannot be read as csv: not CSV"),
         ("a.csv", "a,b,a\n1,2,3\n", "two columns called 'a'"),
         ("a.parquet", "not parquet", "cannot be read as parquet"),
@@ -93,7 +96,7 @@ def test_directories_are_read_recursively_in_name_order(tmp_path, caplog, monkey
 def test_wrong_inputs_are_named(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=f"{re.escape(str(path))}.*{message}"):
         find_inputs([str(path)])
 
