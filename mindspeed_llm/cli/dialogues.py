@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from mindspeed_llm.config.dialogues import DialoguesConfig
 from mindspeed_llm.config.flags import parse
 from mindspeed_llm.evaluation import files
 from mindspeed_llm.evaluation.dialogues import test_set, training_set
+from mindspeed_llm.evaluation.small_talk import service_talk
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     counts = files.write(
         config.output,
         train=training_set(config.train, config.seed),
+        talk=service_talk(config.talk, random.Random(f"{config.seed}-talk")),
         test=test_set(config.test, config.seed, config.distances),
     )
     for name, count in counts.items():

@@ -16,7 +16,11 @@ class DialoguesConfig:
     """Dialogues of mt-recall"""
 
     output: Path = setting(help="directory to write the files into")
-    train: int = setting(132, help="dialogues in train.jsonl, several questions each")
+    train: int = setting(205, help="dialogues in train.jsonl, several questions each")
+    talk: int = setting(
+        76, help="conversations with a service in train.jsonl, so that tuning on memory alone does "
+        "not replace how the model talks; or 0"
+    )  # fmt: skip
     test: int = setting(
         48, help="dialogues of each of the eight families in test.jsonl; names, items and "
         "phrasings are new in them"
@@ -30,6 +34,8 @@ class DialoguesConfig:
         for name in ("train", "test"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; expected 1 or more")
+        if self.talk < 0:
+            raise ConfigError(f"--talk is {self.talk}; expected 0 or more")
         wrong = [n for n in self.distances if not 2 <= n <= LONGEST]
         if wrong or len(set(self.distances)) != len(self.distances):
             raise ConfigError(

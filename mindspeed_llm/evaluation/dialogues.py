@@ -19,17 +19,23 @@ from mindspeed_llm.evaluation.phrases import (
     ANSWER_REASON,
     ANSWER_UNKNOWN,
     ANSWER_VERB,
-    TEST,
-    TRAIN,
     Phrases,
 )
+from mindspeed_llm.evaluation.phrases_held_out import TEST
+from mindspeed_llm.evaluation.phrases_train import TRAIN
 
 FAMILIES = ("fact", "overwritten", "entities", "counting", "instruction", "coreference",
             "refusal", "marker")  # fmt: skip
 DISTANCES = (2, 4, 6, 8, 16, 32)
 MAX_DISTRACTORS = 16
-# Threads of one training dialogue; each is a distractor of the others.
-_THREADS = (3, 5)
+# Threads of one training dialogue; each is a distractor of the others. Families that are harder to
+# learn come twice as often. Some may come twice in one dialogue, each time of another thing; two
+# rules or two pairs of people would contradict each other.
+_THREADS = (3, 4)
+_TICKETS = (*FAMILIES, "overwritten", "counting", "instruction")
+_REPEATED = ("fact", "overwritten", "counting", "refusal")
+# Acknowledgements that are trained, so that a statement is not taken for a question.
+_ACKNOWLEDGED = 0.25
 
 Rule = Literal["holds", "count", "opens", "unknown"]
 
@@ -54,11 +60,13 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What the user says and the reply; `probe` where the reply is known and scored."""
+    """What the user says and the reply; `probe` where the reply is known and scored; `trained`
+    where a reply to something else is a target of training too."""
 
     user: str
     assistant: str
     probe: Probe | None = None
+    trained: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,13 +90,15 @@ class Dialogue:
 class _Thread:
     """One family's part of a dialogue: what is told, what is asked, what distracts from it.
 
-    `asks[0]` is the question of a test; training asks all of them, and `early` after `tells[0]`.
+    `asks[0]` is the question of a test; training asks all of them, and `early` in between, after
+    the first `early_after` of `tells`.
     """
 
     tells: list[Turn]
     asks: list[Turn]
     distract: Callable[[], Turn]
     early: list[Turn] = dataclasses.field(default_factory=list)
+    early_after: int = 1
 
 
 class _Scene:
@@ -215,7 +225,7 @@ class _Scene:
             self.said(self.form(self.phrases.state, slot=slot, value=old)),
             self.said(self.form(self.phrases.change, slot=slot, value=new)),
         ]
-        asks = [self.ask(slot, new), self.ask(slot, new)]
+        asks = [self.ask(slot, new) for _ in range(3)]
         return _Thread(tells, asks, lambda: self.other(kind), early=[self.ask(slot, old)])
 
     def _people(self) -> tuple[list[tuple[str, str]], tuple[str, str, str], list[Turn]]:
@@ -262,23 +272,28 @@ class _Scene:
         name = self.draw(self.phrases.lists)
         items = [self.draw(self.phrases.items) for _ in range(self.rng.randint(2, 5))]
         tells = [self.said(self.form(self.phrases.add, item=item, list=name)) for item in items]
+
+        def distract() -> Turn:
+            return self.said(self.form(self.phrases.seen, item=self.draw(self.phrases.items)))
+
+        done = self.rng.randint(2, len(items))
+        early = [self._ask_count(name, items[:done])] if done < len(items) else []
+        asks = [self._ask_count(name, items)]
+        return _Thread(tells, asks, distract, early=early, early_after=done)
+
+    def _ask_count(self, name: str, items: Sequence[str]) -> Turn:
         listed = f"{', '.join(items[:-1])} and {items[-1]}"
         count = str(len(items))
         answer = _capital(ANSWER_COUNT.format(items=listed, count=count))
         probe = Probe(answers=(answer, count, f"{listed}: {count}"), rule="count",
                       expected=(count,))  # fmt: skip
-        ask = Turn(user=self.form(self.phrases.ask_count, list=name), assistant=answer,
-                   probe=probe)  # fmt: skip
-
-        def distract() -> Turn:
-            return self.said(self.form(self.phrases.seen, item=self.draw(self.phrases.items)))
-
-        return _Thread(tells, [ask], distract)
+        return Turn(user=self.form(self.phrases.ask_count, list=name), assistant=answer,
+                    probe=probe)  # fmt: skip
 
     def instruction(self) -> _Thread:
         word = self.draw(self.phrases.words)
         tell = self.said(self.form(self.phrases.rule, word=word))
-        asks = [self._repeat(word), self._repeat(word)]
+        asks = [self._repeat(word) for _ in range(3)]
 
         def distract() -> Turn:
             return self.said(self.form(self.phrases.hears, word=self.draw(self.phrases.words)))
@@ -297,15 +312,16 @@ class _Scene:
         # Half of the time what is asked for in vain is of the same kind as what was told.
         same = [s for s in self.phrases.slots[kind] if s not in self.used]
         absent = self.draw(same) if same and self.rng.random() < 0.5 else self.slot()[0]
-        answer = _capital(ANSWER_UNKNOWN.format(slot=absent))
-        unknown = Turn(
-            user=self.form(self.phrases.ask, slot=absent), assistant=answer,
-            probe=Probe(answers=(answer,), rule="unknown", expected=()),
-        )  # fmt: skip
-        asks = [self.ask(slot, value), unknown]
+        asks = [self.ask(slot, value), self._ask_unknown(absent)]
         self.rng.shuffle(asks)
         tell = self.said(self.form(self.phrases.state, slot=slot, value=value))
-        return _Thread([tell], asks, lambda: self.mention(kind))
+        return _Thread([tell], asks, lambda: self.mention(kind),
+                       early=[self._ask_unknown(slot)], early_after=0)  # fmt: skip
+
+    def _ask_unknown(self, slot: str) -> Turn:
+        answer = _capital(ANSWER_UNKNOWN.format(slot=slot))
+        probe = Probe(answers=(answer,), rule="unknown", expected=())
+        return Turn(user=self.form(self.phrases.ask, slot=slot), assistant=answer, probe=probe)
 
     def marker(self) -> _Thread:
         slot, kind = self.slot()
@@ -356,9 +372,11 @@ def _mixed(phrases: Phrases, rng: random.Random, families: Sequence[str]) -> Dia
     scene = _Scene(phrases, rng)
     queues: list[list[Turn]] = []
     for thread in [scene.thread(family) for family in families]:
-        first, *rest = thread.tells
+        told = thread.early_after
         between = [thread.distract() for _ in range(rng.choice((0, 1, 1, 2)))]
-        queues.append([first, *thread.early, *rest, *between, *thread.asks])
+        queues.append(
+            [*thread.tells[:told], *thread.early, *thread.tells[told:], *between, *thread.asks]
+        )
     queues.append([scene.filler() for _ in range(rng.randint(0, 3))])
     turns: list[Turn] = []
     while any(queues):
@@ -367,6 +385,11 @@ def _mixed(phrases: Phrases, rng: random.Random, families: Sequence[str]) -> Dia
         turns.append(queue.pop(0))
     while turns[-1].probe is None:
         turns.pop()
+    turns = [
+        dataclasses.replace(turn, trained=rng.random() < _ACKNOWLEDGED)
+        if turn.assistant in phrases.replies else turn
+        for turn in turns
+    ]  # fmt: skip
     return Dialogue(turns=scene.closed(turns), family="mixed")
 
 
@@ -396,7 +419,7 @@ def test_set(per_family: int, seed: int, distances: Sequence[int] = DISTANCES) -
 
 
 def training_set(count: int, seed: int) -> list[Dialogue]:
-    """`count` dialogues to train on; families come equally often.
+    """`count` dialogues to train on, each with questions of several families.
 
     Raises:
         DataError: `count` is below 1.
@@ -411,8 +434,8 @@ def training_set(count: int, seed: int) -> list[Dialogue]:
         chosen: list[str] = []
         while len(chosen) < size:
             if not waiting:
-                waiting = rng.sample(FAMILIES, len(FAMILIES))
-            family = next((name for name in waiting if name not in chosen), None)
+                waiting = rng.sample(_TICKETS, len(_TICKETS))
+            family = next((f for f in waiting if f not in chosen or f in _REPEATED), None)
             if family is None:
                 break
             waiting.remove(family)

@@ -30,7 +30,7 @@ _RULES = ("holds", "count", "opens", "unknown")
 
 
 def row(dialogue: Dialogue) -> dict[str, Any]:
-    """One line's content; only the replies to probes are training targets."""
+    """One line's content; targets of training: replies to probes, and those that are `trained`."""
     messages: list[dict[str, Any]] = []
     probes: list[dict[str, Any]] = []
     for turn in dialogue.turns:
@@ -38,7 +38,7 @@ def row(dialogue: Dialogue) -> dict[str, Any]:
         if turn.probe is not None:
             probes.append({"message": len(messages), **dataclasses.asdict(turn.probe)})
         messages.append({"role": "assistant", "content": turn.assistant,
-                         "loss": turn.probe is not None})  # fmt: skip
+                         "loss": turn.trained or turn.probe is not None})  # fmt: skip
     return {"messages": messages, "family": dialogue.family, "distance": dialogue.distance,
             "distractors": dialogue.distractors, "probes": probes}  # fmt: skip
 
@@ -55,8 +55,12 @@ def talk_rows(talk: Iterable[Sequence[tuple[str, str]]]) -> list[dict[str, Any]]
     ]  # fmt: skip
 
 
-def write(output: Path, *, train: Sequence[Dialogue], test: Sequence[Dialogue]) -> dict[str, int]:
-    """Write train.jsonl, test.jsonl, ordinary.jsonl, prompts.jsonl and guide.json.
+def write(
+    output: Path, *, train: Sequence[Dialogue], talk: Iterable[Sequence[tuple[str, str]]],
+    test: Sequence[Dialogue],
+) -> dict[str, int]:  # fmt: skip
+    """Write train.jsonl (of `train` and `talk`), test.jsonl, ordinary.jsonl, prompts.jsonl and
+    guide.json.
 
     ordinary.jsonl is talk that needs no memory; prompts.jsonl asks for more of it, for the model
     itself to answer; guide.json is the user's side of the guide's conversation. A file is complete
@@ -73,7 +77,7 @@ def write(output: Path, *, train: Sequence[Dialogue], test: Sequence[Dialogue]) 
     output.mkdir(parents=True, exist_ok=True)
     prompts = [{"messages": [{"role": "user", "content": f"{user} {_SHORT}"}]} for user in PRACTICE]
     lines = {
-        "train.jsonl": [row(dialogue) for dialogue in train],
+        "train.jsonl": [*(row(dialogue) for dialogue in train), *talk_rows(talk)],
         "test.jsonl": [row(dialogue) for dialogue in test],
         "ordinary.jsonl": talk_rows(ORDINARY),
         "prompts.jsonl": prompts,

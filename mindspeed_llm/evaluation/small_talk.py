@@ -2,11 +2,13 @@
 with; it does not know what becomes of them.
 
 Tuning on nothing but memory dialogues makes a small model forget how to talk. The model's own
-replies to `PRACTICE` are mixed into the training rows; `ORDINARY` shares no question with it and
-measures what was lost.
+replies to `PRACTICE` and the conversations of `service_talk` are mixed into the training rows;
+`ORDINARY` shares nothing with them and measures what was lost.
 """
 
 from __future__ import annotations
+
+import random
 
 PRACTICE: tuple[str, ...] = (
     "How do I remove a coffee stain from a shirt?",
@@ -223,3 +225,136 @@ ORDINARY: tuple[tuple[tuple[str, str], ...], ...] = (
         ),
     ),
 )  # fmt: skip
+
+
+# Conversations with a service: a user, a bar, the reply; what is in braces is drawn.
+_SERVICES = """
+I need a table for {n} tonight. | Which part of the city do you prefer?
+Somewhere near {place}, please. | What time would you like to eat?
+At {time}. | {shop} has a table at {time}. Shall I book it for you?
+Yes, please. | Your table for {n} at {shop} is booked. Is there anything else I can do?
+No, that is all. | Enjoy your evening.
+
+Can you find me a hotel with a pool? | Sure. Which town would you like to stay in?
+In {city}, from {day} on. | How many nights will you stay?
+{n} nights. | {shop} has a pool and a free room. It costs {price} euros a night.
+Does that include breakfast? | Yes, breakfast is included.
+Then book it, please. | Done. You have a room at {shop} in {city} for {n} nights from {day}.
+
+When does the next bus to {city} leave? | It leaves at {time} from the main station.
+How long does it take? | The ride takes about {n} hours.
+What is the price? | A ticket costs {price} euros. How many tickets do you need?
+Just one. | I have booked one ticket to {city} for you. The bus leaves at {time}.
+
+I want to see a film on {day}. | What kind of film would you like to see?
+Something funny. | There is a comedy at {shop} on {day} at {time}.
+Where is that? | {shop} is close to {place}.
+Please get me {n} tickets. | I have {n} tickets for you. They cost {price} euros together.
+Thank you very much. | You are welcome. Have a good time.
+
+My tooth hurts. I need a dentist. | I am sorry to hear that. Where are you?
+In {city}. | I found {n} dentists in {city}. Doctor {name} has very good reviews.
+Can I go there on {day}? | Yes, Doctor {name} is free at {time}. Should I make an appointment?
+Yes, thanks. | Your appointment with Doctor {name} is on {day} at {time}.
+
+I would like to rent a car in {city}. | When do you want to pick it up?
+On {day} at {time}. | When will you return it?
+{n} days later. | What kind of car do you need?
+A small one is enough. | A small car costs {price} euros a day. Shall I reserve it?
+No, I will think about it. | All right. Can I help you with anything else?
+
+Please set up a meeting with {name}. | On which day should it be?
+On {day}. | {name} is free on {day} at {time}. Is that good for you?
+Yes, that works. | The meeting with {name} is on {day} at {time}. It is in your calendar.
+Is there something else on that day? | No, you have nothing else on {day}.
+
+What will the weather be like in {city} on {day}? | It will be sunny, with about {n} degrees.
+Is it going to rain? | The chance of rain is {n} percent.
+And the wind? | There will be a light wind from the west.
+
+I have to send money to {name}. | How much would you like to send?
+{price} euros. | From which account should I take it, checking or savings?
+Checking, please. | You want to send {price} euros from checking to {name}. Is that correct?
+Yes, that is right. | The money is on its way. Do you need anything else?
+No, goodbye. | Have a great day.
+
+Play some quiet music, please. | Do you have a singer in mind?
+Something by {name}. | How about the song about {city}?
+Good. Play it in the kitchen. | I will play the song about {city} in the kitchen. Please confirm.
+Yes, go ahead. | The song is playing now.
+
+I am looking for a flat with two bedrooms in {city}. | How much rent can you pay a month?
+Up to {price} euros. | I found {n} flats. One of them is near {place} and has a balcony.
+Are pets allowed? | Yes, pets are allowed.
+Can I visit it on {day}? | Yes. Your visit is on {day} at {time}.
+
+I need a haircut before {day}. | Which town are you in, please?
+I am in {city}. | {shop} in {city} has a free place at {time}.
+What is their phone number? | Their number is {phone}.
+Great, thank you. | My pleasure.
+
+Find me a train to {city} for {day}. | At what time do you want to travel?
+Around {time}. | There is a direct train at {time}. It costs {price} euros.
+Can I change the ticket later? | Yes, this ticket can be changed.
+Buy it for me. | How many people are travelling?
+Only me. | I have bought one ticket to {city} on {day} at {time}.
+
+What can I see in {city} with children? | {shop} is a good museum for children.
+Do we have to pay? | No, it is free for everyone.
+Is there a park as well? | Yes, there is a large park near {place}.
+What is the address? | It is {n} {place}, {city}.
+
+I would like to order a pizza from {shop}. | What size do you want?
+A large one, please. | One large pizza from {shop}. It costs {price} euros. Is that right?
+Yes, it is. | Your order is placed. It will be there in {n} minutes.
+
+My order has not arrived. | I am sorry about that. What is your order number?
+It is {phone}. | Thank you. Your order was sent on {day} and should arrive at {time}.
+And if it does not? | Then please call {phone} and we will send another one.
+All right, I will wait. | Thank you for your patience.
+
+Is there a concert in {city} this month? | Yes, {name} plays at {shop} on {day}.
+When does it start? | The concert starts at {time}.
+Are there tickets left? | There are {n} tickets left at {price} euros each. Do you want one?
+I will take {n}. | I have bought {n} tickets for {name} on {day}.
+
+I need a cab to {place}. | How many people will ride with you?
+We are {n}. | Do you want to share the ride with others?
+No, we do not. | Your ride to {place} costs {price} euros. The driver will be there at {time}.
+What is the driver called? | Your driver is {name}.
+
+Please find a flight to {city}. | When would you like to leave?
+On {day}, and I come back {n} days later. | There is a flight on {day} at {time} for {price} euros.
+Is it direct? | No, there is one stop.
+Are there any others? | I am sorry, there are no other flights on that day.
+"""
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "n": ("two", "three", "four", "five", "6", "8", "12", "15", "20"),
+    "day": ("Monday", "Tuesday", "Wednesday", "Saturday", "the 3rd", "March 5th", "next Friday",
+            "tomorrow", "the 14th of this month"),
+    "time": ("7 pm", "half past eight", "11:30 am", "5 in the afternoon", "noon", "6:15 pm",
+             "quarter to nine", "10 am", "3:45 pm"),
+    "city": ("Portland", "Leeds", "Marseille", "San Diego", "Krakow", "Vancouver", "Bath", "Denver",
+             "Salzburg", "New York"),
+    "place": ("the harbour", "Mill Street", "the old bridge", "Oak Avenue", "the town hall",
+              "Fourth Street", "the airport", "Park Lane"),
+    "shop": ("The Blue Boat", "Casa Verde", "Corner House", "Golden Lion", "Riverside Inn",
+             "Luigi's", "Star Palace", "The Green Door", "Northern Lights", "Happy Garden"),
+    "name": ("Carter", "Ms. Lindqvist", "Anita Rao", "Mr. Okafor", "Walsh", "Dana Petit",
+             "Professor Hall", "Mia Tanaka"),
+    "price": ("35", "48", "60", "85", "110", "140", "275", "320"),
+    "phone": ("555-0142", "020 7946 0018", "415-555-0177", "01632 960 224"),
+}  # fmt: skip
+
+
+def service_talk(count: int, rng: random.Random) -> list[tuple[tuple[str, str], ...]]:
+    """`count` conversations with a service, in (user, assistant) turns; each form equally often."""
+    forms = _SERVICES.strip().split("\n\n")
+    order = [form for _ in range(count // len(forms) + 1) for form in rng.sample(forms, len(forms))]
+    found: list[tuple[tuple[str, str], ...]] = []
+    for form in order[:count]:
+        words = {name: rng.choice(values) for name, values in _FIELDS.items()}
+        pairs = (line.format(**words).split(" | ") for line in form.splitlines())
+        found.append(tuple((user[:1].upper() + user[1:], reply[:1].upper() + reply[1:])
+                           for user, reply in pairs))  # fmt: skip
+    return found

@@ -16,7 +16,8 @@ from mindspeed_llm.evaluation.dialogues import (
     test_set,
     training_set,
 )
-from mindspeed_llm.evaluation.phrases import TEST
+from mindspeed_llm.evaluation.phrases_held_out import TEST
+from mindspeed_llm.evaluation.phrases_train import TRAIN
 from mindspeed_llm.evaluation.recall import mentions, score
 
 test_set.__test__ = False  # the function, which pytest would collect
@@ -97,6 +98,13 @@ def test_every_reference_reply_is_right_and_no_probe_forbids_it(suite: list[Dial
             if turn.probe:
                 assert turn.probe.answers[0] == turn.assistant
                 assert not any(mentions(turn.assistant, v) for v in turn.probe.forbidden)
+
+
+def test_some_acknowledgements_are_trained_and_no_other_reply_without_a_probe() -> None:
+    others = [t for d in training_set(60, 0) for t in d.turns if not t.probe]
+    told = [t for t in others if t.assistant in TRAIN.replies]
+    assert 0.2 < sum(t.trained for t in told) / len(told) < 0.3
+    assert not any(t.trained for t in others if t not in told)
 
 
 def test_training_asks_all_families_and_only_replies_to_probes_are_known() -> None:

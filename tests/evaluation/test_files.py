@@ -12,13 +12,16 @@ from mindspeed_llm.evaluation.dialogues import test_set as draw_test_set
 from mindspeed_llm.evaluation.dialogues import training_set
 
 OPENAI = "OpenAIInstructionHandler"
+TALK = [(("Is it open?", "Yes, until six."), ("Thank you.", "You are welcome."))]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    counts = files.write(tmp_path, train=training_set(6, 1), test=draw_test_set(2, 1, (2, 4)))
+    counts = files.write(
+        tmp_path, train=training_set(6, 1), talk=TALK, test=draw_test_set(2, 1, (2, 4))
+    )
     assert {name for name in counts} == {path.name for path in tmp_path.iterdir()}
-    assert counts["train.jsonl"] == 6 and counts["test.jsonl"] == 16
+    assert counts["train.jsonl"] == 7 and counts["test.jsonl"] == 16
     return tmp_path
 
 
@@ -27,13 +30,15 @@ def test_reads_back_what_was_written(folder: Path) -> None:
     assert files.read_script(folder / "guide.json")[-1].startswith("Here I go again.")
 
 
-def test_training_rows_train_the_replies_to_probes_alone(folder: Path) -> None:
+def test_training_rows_train_the_replies_to_probes_and_some_acknowledgements(folder: Path) -> None:
     source = make_source(OPENAI, None)
     lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    said = source.read(json.loads(lines.pop())).messages
+    assert [m.content for m in said] == [text for turn in TALK[0] for text in turn]
     for line, dialogue in zip(lines, training_set(6, 1), strict=True):
         conversation = source.read(json.loads(line))
         targets = [m.content for m in conversation.messages if conversation.is_target(m)]
-        assert targets == [turn.assistant for turn in dialogue.turns if turn.probe]
+        assert targets == [turn.assistant for turn in dialogue.turns if turn.probe or turn.trained]
 
 
 def test_conversations_are_read_as_preprocessing_reads_them(folder: Path) -> None:
@@ -100,7 +105,7 @@ def test_files_that_are_no_dialogues_are_named(
 def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(DataError, match="is a file"):
-        files.write(tmp_path / "x", train=[], test=[])
+        files.write(tmp_path / "x", train=[], talk=[], test=[])
 
 
 def test_results_to_compare_with(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from string import Formatter
 
 import pytest
 
-from mindspeed_llm.evaluation.phrases import TEST, TRAIN, Phrases
+from mindspeed_llm.evaluation.phrases import Phrases
+from mindspeed_llm.evaluation.phrases_held_out import TEST
+from mindspeed_llm.evaluation.phrases_train import TRAIN
 
 FIELDS = [field.name for field in dataclasses.fields(Phrases)]
 
