@@ -32,7 +32,8 @@ MAX_DISTRACTORS = 16
 # learn come twice as often. Some may come twice in one dialogue, each time of another thing; two
 # rules or two pairs of people would contradict each other.
 _THREADS = (3, 4)
-_TICKETS = (*FAMILIES, "overwritten", "counting", "instruction")
+_TICKETS = (*FAMILIES, "fact", "overwritten", "counting", "counting", "instruction",
+            "coreference", "refusal")  # fmt: skip
 _REPEATED = ("fact", "overwritten", "counting", "refusal")
 # Acknowledgements that are trained, so that a statement is not taken for a question.
 _ACKNOWLEDGED = 0.25
@@ -282,10 +283,11 @@ class _Scene:
         return _Thread(tells, asks, distract, early=early, early_after=done)
 
     def _ask_count(self, name: str, items: Sequence[str]) -> Turn:
-        listed = f"{', '.join(items[:-1])} and {items[-1]}"
         count = str(len(items))
-        answer = _capital(ANSWER_COUNT.format(items=listed, count=count))
-        probe = Probe(answers=(answer, count, f"{listed}: {count}"), rule="count",
+        listed = f"{', '.join(items[:-1])} and {items[-1]}"
+        forms = [ANSWER_COUNT.format(items=text, count=count) for text in (", ".join(items), listed)]
+        answer = _capital(forms[0])
+        probe = Probe(answers=(answer, count, forms[1], f"{listed}: {count}"), rule="count",
                       expected=(count,))  # fmt: skip
         return Turn(user=self.form(self.phrases.ask_count, list=name), assistant=answer,
                     probe=probe)  # fmt: skip
