@@ -6,8 +6,9 @@
 #   MODEL=dir PROMPT_TYPE=llama3 bash examples/quickstart.sh       a Hugging Face model of your own
 #
 # Settings: WORK (quickstart/), VENV (.venv-quickstart), PYTHON (python3), TORCH_SPEC (torch==2.13.0; name
-# the build you want, e.g. one with CUDA), DEVICE (npu, cuda, cpu), TRAIN (dialogues), TEST (dialogues
-# of each family), TRAIN_ITERS, GBS, LR and every other setting of examples/mcore/smollm2/*.sh.
+# the build you want, e.g. one with CUDA), DEVICE (npu, cuda, cpu), TRAIN (dialogues), TALK
+# (ordinary conversations beside them), TEST (dialogues of each family), TRAIN_ITERS, GBS, LR and every
+# other setting of examples/mcore/smollm2/*.sh.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 WORK=${WORK:-$ROOT/quickstart}
@@ -61,7 +62,8 @@ fetch_model() {
 }
 
 write_dialogues() {
-    "$MINDSPEED" dialogues --output "$WORK/dialogues" --train "$TRAIN" --test "$TEST" --seed "$SEED" \
+    "$MINDSPEED" dialogues --output "$WORK/dialogues" --train "$TRAIN" --talk "$TALK" \
+        --test "$TEST" --seed "$SEED" \
         --distances 2 4 6 8
 }
 
@@ -78,7 +80,8 @@ convert_data() {
 }
 
 convert_weights() { bash "$LAUNCHERS/ckpt_convert_smollm2_hf2mcore.sh"; }
-tune() { bash "$LAUNCHERS/tune_smollm2_135m_full_ptd.sh"; }
+# Attention alone: it looks up what was said; the other weights, kept as they are, hold what is known.
+tune() { bash "$LAUNCHERS/tune_smollm2_135m_full_ptd.sh" --train-only '*self_attention*'; }
 export_tuned() { CHECKPOINT=$CKPT_SAVE_DIR bash "$LAUNCHERS/ckpt_convert_smollm2_mcore2hf.sh"; }
 recall_before() { recall "$MCORE_DIR" before; }
 recall_after() { recall "$CKPT_SAVE_DIR" after --compare "$WORK/recall_before.json" --png "$WORK/recall.png"; }
@@ -131,7 +134,7 @@ fi
 export DEVICE
 key+=$(find "$ROOT/mindspeed_llm" "$ROOT/patches" "$LAUNCHERS" -name '*.py' -o -name '*.sh' | LC_ALL=C sort | xargs cat | sha256sum)
 
-TRAIN=${TRAIN:-132} TEST=${TEST:-12} SEED=${SEED:-0}
+TRAIN=${TRAIN:-260} TALK=${TALK:-90} TEST=${TEST:-12} SEED=${SEED:-0}
 if [[ -z ${MODEL:-} ]]; then
     MODEL=$WORK/model_from_hf
     step "Model: SmolLM2-135M-Instruct" "$SMALL_MODEL" "$MODEL" fetch_model
@@ -139,14 +142,14 @@ else
     MODEL=$(cd "$MODEL" && pwd)
     key+="$MODEL $(cd "$MODEL" && ls -l --time-style=full-iso)"
 fi
-step "mt-recall: dialogues to train and test memory" "$TRAIN $TEST $SEED" "$WORK/dialogues" write_dialogues
+step "mt-recall: dialogues to train and test memory" "$TRAIN $TALK $TEST $SEED" "$WORK/dialogues" write_dialogues
 
 export TOKENIZER_MODEL=$MODEL TOKENIZER_PATH=$MODEL HF_DIR=$MODEL
 export DATA_PATH=$WORK/finetune_dataset/alpaca MCORE_DIR=$WORK/model_weights/mcore LOG_DIR=$WORK/logs
 export CKPT_LOAD_DIR=$MCORE_DIR CKPT_SAVE_DIR=$WORK/ckpt HF_SAVE_DIR=$WORK/tuned_hf
 export PROMPT_TYPE=${PROMPT_TYPE:-smollm2} WORKERS=${WORKERS:-2}
 export HANDLER=OpenAIInstructionHandler MAP_KEYS='{}' PACK=${PACK-1} SEQ_LENGTH=${SEQ_LENGTH:-1024}
-export TRAIN_ITERS=${TRAIN_ITERS:-80} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-3e-4} MIN_LR=${MIN_LR:-0}
+export TRAIN_ITERS=${TRAIN_ITERS:-150} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-7e-4} MIN_LR=${MIN_LR:-0}
 common="$PROMPT_TYPE $DEVICE ${TP:-} ${PP:-} $SEQ_LENGTH $PACK ${PRECISION:-}"
 tuning="$TRAIN_ITERS $GBS $MBS $LR $MIN_LR"
 step "Guide 2: Hugging Face -> Megatron-Core" "$common" "$MCORE_DIR" convert_weights

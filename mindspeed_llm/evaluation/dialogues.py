@@ -29,11 +29,11 @@ FAMILIES = ("fact", "overwritten", "entities", "counting", "instruction", "coref
 DISTANCES = (2, 4, 6, 8, 16, 32)
 MAX_DISTRACTORS = 16
 # Threads of one training dialogue; each is a distractor of the others. Families that are harder to
-# learn come twice as often. Some may come twice in one dialogue, each time of another thing; two
+# learn come more often. Some may come twice in one dialogue, each time of another thing; two
 # rules or two pairs of people would contradict each other.
 _THREADS = (3, 4)
-_TICKETS = (*FAMILIES, "fact", "overwritten", "counting", "counting", "instruction",
-            "coreference", "refusal")  # fmt: skip
+_TICKETS = (*FAMILIES, "fact", "overwritten", "instruction", "coreference", "refusal",
+            *["counting"] * 4)  # fmt: skip
 _REPEATED = ("fact", "overwritten", "counting", "refusal")
 # Acknowledgements that are trained, so that a statement is not taken for a question.
 _ACKNOWLEDGED = 0.25
@@ -277,18 +277,19 @@ class _Scene:
         def distract() -> Turn:
             return self.said(self.form(self.phrases.seen, item=self.draw(self.phrases.items)))
 
-        done = self.rng.randint(2, len(items))
+        # Lists of all lengths are asked for: where most have two things, two is what is learnt.
+        done = self.rng.randint(3, max(3, len(items) - 1))
         early = [self._ask_count(name, items[:done])] if done < len(items) else []
         asks = [self._ask_count(name, items)]
         return _Thread(tells, asks, distract, early=early, early_after=done)
 
     def _ask_count(self, name: str, items: Sequence[str]) -> Turn:
         count = str(len(items))
-        listed = f"{', '.join(items[:-1])} and {items[-1]}"
-        forms = [ANSWER_COUNT.format(items=text, count=count) for text in (", ".join(items), listed)]
-        answer = _capital(forms[0])
-        probe = Probe(answers=(answer, count, forms[1], f"{listed}: {count}"), rule="count",
-                      expected=(count,))  # fmt: skip
+        named = (", ".join(items), f"{', '.join(items[:-1])} and {items[-1]}")
+        full, other = (ANSWER_COUNT.format(items=text, count=count) for text in named)
+        answer = _capital(full)
+        probe = Probe(answers=(answer, count, other, *(f"{text}: {count}" for text in named)),
+                      rule="count", expected=(count,))  # fmt: skip
         return Turn(user=self.form(self.phrases.ask_count, list=name), assistant=answer,
                     probe=probe)  # fmt: skip
 
