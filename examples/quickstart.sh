@@ -134,7 +134,7 @@ fi
 export DEVICE
 key+=$(find "$ROOT/mindspeed_llm" "$ROOT/patches" "$LAUNCHERS" -name '*.py' -o -name '*.sh' | LC_ALL=C sort | xargs cat | sha256sum)
 
-TRAIN=${TRAIN:-260} TALK=${TALK:-90} TEST=${TEST:-12} SEED=${SEED:-0}
+TRAIN=${TRAIN:-240} TALK=${TALK:-120} TEST=${TEST:-12} SEED=${SEED:-0}
 if [[ -z ${MODEL:-} ]]; then
     MODEL=$WORK/model_from_hf
     step "Model: SmolLM2-135M-Instruct" "$SMALL_MODEL" "$MODEL" fetch_model
@@ -149,7 +149,7 @@ export DATA_PATH=$WORK/finetune_dataset/alpaca MCORE_DIR=$WORK/model_weights/mco
 export CKPT_LOAD_DIR=$MCORE_DIR CKPT_SAVE_DIR=$WORK/ckpt HF_SAVE_DIR=$WORK/tuned_hf
 export PROMPT_TYPE=${PROMPT_TYPE:-smollm2} WORKERS=${WORKERS:-2}
 export HANDLER=OpenAIInstructionHandler MAP_KEYS='{}' PACK=${PACK-1} SEQ_LENGTH=${SEQ_LENGTH:-1024}
-export TRAIN_ITERS=${TRAIN_ITERS:-150} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-7e-4} MIN_LR=${MIN_LR:-0}
+export TRAIN_ITERS=${TRAIN_ITERS:-150} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-4.5e-4} MIN_LR=${MIN_LR:-0}
 common="$PROMPT_TYPE $DEVICE ${TP:-} ${PP:-} $SEQ_LENGTH $PACK ${PRECISION:-}"
 tuning="$TRAIN_ITERS $GBS $MBS $LR $MIN_LR"
 step "Guide 2: Hugging Face -> Megatron-Core" "$common" "$MCORE_DIR" convert_weights

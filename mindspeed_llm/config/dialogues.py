@@ -16,9 +16,9 @@ class DialoguesConfig:
     """Dialogues of mt-recall"""
 
     output: Path = setting(help="directory to write the files into")
-    train: int = setting(205, help="dialogues in train.jsonl, several questions each")
+    train: int = setting(240, help="dialogues in train.jsonl, several questions each")
     talk: int = setting(
-        76, help="conversations with a service in train.jsonl, so that tuning on memory alone does "
+        120, help="conversations with a service in train.jsonl, so that tuning on memory alone does "
         "not replace how the model talks; or 0"
     )  # fmt: skip
     test: int = setting(
