@@ -18,8 +18,8 @@ class DialoguesConfig:
     output: Path = setting(help="directory to write the files into")
     train: int = setting(240, help="dialogues in train.jsonl, several questions each")
     talk: int = setting(
-        120, help="conversations with a service in train.jsonl, so that tuning on memory alone does "
-        "not replace how the model talks; or 0"
+        120, help="conversations with a service in train.jsonl, so that tuning on memory alone "
+        "does not replace how the model talks; or 0"
     )  # fmt: skip
     test: int = setting(
         48, help="dialogues of each of the eight families in test.jsonl; names, items and "
