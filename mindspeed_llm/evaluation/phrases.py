@@ -75,10 +75,12 @@ class Phrases:
 
 
 def split(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
     return tuple(part.strip() for part in text.split(","))
 
 
 def lines(text: str) -> tuple[str, ...]:
+    """One text a line."""
     return tuple(line.strip() for line in text.strip().splitlines())
 
 
