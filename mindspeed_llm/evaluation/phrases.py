@@ -1,8 +1,8 @@
-"""Owns the words of mt-recall, in two parts that share no name, item or phrasing; it does not know
-how they become dialogues.
+"""Owns the shape of mt-recall's words and the forms of its answers; it does not know how they become
+dialogues, nor which words there are.
 
-`TRAIN` and `TEST` have the same shape. What they share on purpose is the form of an answer, because
-that is what tuning teaches; what has to be remembered, and how it is asked for, is new in `TEST`.
+The two parts, training and test, share no name, item or phrasing. What they share on purpose is the
+form of an answer, because that is what tuning teaches.
 """
 
 from __future__ import annotations
