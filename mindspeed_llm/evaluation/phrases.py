@@ -1,5 +1,5 @@
-"""Owns the shape of mt-recall's words and the forms of its answers; it does not know how they become
-dialogues, nor which words there are.
+"""Owns the shape of mt-recall's words and the forms of its answers; it does not know which words
+there are, nor how they become dialogues.
 
 The two parts, training and test, share no name, item or phrasing. What they share on purpose is the
 form of an answer, because that is what tuning teaches.
