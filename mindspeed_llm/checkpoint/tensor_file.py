@@ -271,8 +271,9 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
 class TensorFileWriter:
     """Writes one safetensors file tensor by tensor.
 
-    A thread hashes and writes a tensor while the caller makes the next, so that two are in memory;
-    another flushes what is written so far, so that the end has little left to wait for.
+    A thread writes a tensor while the caller makes the next, so that two are in memory; another one
+    hashes the block that is being written, and a third flushes what is written so far, so that the
+    end has little left to wait for.
 
     Args:
         path: file to create; it must not exist.
@@ -313,6 +314,7 @@ class TensorFileWriter:
         self._flusher = ThreadPoolExecutor(1, "tensor-flusher")
         self._flush: Future[None] | None = None
         self._flushed = 0
+        self._hasher = ThreadPoolExecutor(1, "tensor-hasher")
         self._thread = ThreadPoolExecutor(1, "tensor-writer")
         self._job: Future[None] = self._thread.submit(
             self._put, iter([memoryview(len(text).to_bytes(8, "little") + text)])
@@ -341,6 +343,7 @@ class TensorFileWriter:
         assert not self._waiting, f"{self.path}: {self._waiting[-1][0]} was not written"
         self._job.result()
         self._thread.shutdown()
+        self._hasher.shutdown()
         try:
             if self._flush is not None:
                 self._flush.result()
@@ -354,13 +357,13 @@ class TensorFileWriter:
     def abort(self) -> None:
         """Close without finishing; the caller removes the directory."""
         self._thread.shutdown(cancel_futures=True)
+        self._hasher.shutdown(cancel_futures=True)
         self._flusher.shutdown(cancel_futures=True)
         self._file.close()
 
     def _put(self, blocks: Iterator[memoryview]) -> None:
         for block in blocks:
-            if self._hash is not None:
-                self._hash.update(block)
+            hashing = self._hasher.submit(self._hash.update, block) if self._hash else None
             done = 0
             try:
                 while done < len(block):
@@ -368,6 +371,8 @@ class TensorFileWriter:
             except OSError as err:
                 raise self._refused(err) from err
             self._size += done
+            if hashing is not None:
+                hashing.result()
             free = self._flush is None or self._flush.done()
             if free and self._size - self._flushed >= _FLUSHED:
                 self._flushed = self._size
