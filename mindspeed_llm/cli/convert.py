@@ -53,7 +53,7 @@ _ALSO = {
 
 def main(argv: Sequence[str]) -> int:
     """Convert weights as the flags say; raises UserError."""
-    # Pages of 2 MiB for tensors, where Linux gives them on request; torch asks for this at its first
+    # Pages of 2 MiB for tensors, where Linux gives them on request; torch looks at its first
     # allocation. The system spends a third less time on a conversion.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     (settings,) = parse(
