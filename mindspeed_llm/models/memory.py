@@ -156,10 +156,10 @@ def _stream(run: Run) -> int:
     )
 
 
-def _norm(model: ModelConfig, run: Run) -> int:
-    """Bytes an RMSNorm keeps for each number it is given: its float32 input, and what is
-    multiplied by the weight (`kernels.rms_norm`)."""
-    return WIDE + (WIDE if model.zero_centered_norm else run.item)
+def _norm(run: Run, width: int, vectors: int = 1) -> int:
+    """Bytes an RMSNorm keeps for each token of `vectors` vectors, `width` numbers in all: its input
+    and a float32 of each vector (`kernels.rms_norm`)."""
+    return run.item * width + WIDE * vectors
 
 
 def layer_bytes(model: ModelConfig, run: Run, layer: int) -> int:
@@ -168,20 +168,21 @@ def layer_bytes(model: ModelConfig, run: Run, layer: int) -> int:
     Of experts it is what they keep where the router spreads tokens evenly over ranks.
     """
     tp, item, tokens = run.parallel.tensor_model_parallel_size, run.item, _tokens(run)
-    norm = _norm(model, run)
     norms = 4 if model.post_norms else 2
     # the norms, and the input of attention
-    outside = _stream(run) * model.hidden_size * (norms * norm + item)
+    outside = _stream(run) * (norms * _norm(run, model.hidden_size) + model.hidden_size * item)
     if model.is_sparse(layer):
         assert model.experts is not None
         outside, mlp = outside + _expert_bytes(model, model.experts, run), 0
     else:
         outside += _stream(run) * model.hidden_size * item  # the MLP's input
-        mlp = 4 * item * model.ffn_hidden_size  # gate and up, activated gate, product
+        mlp = 3 * item * model.ffn_hidden_size  # gate and up, product
     q, kv = model.num_attention_heads * model.head_dim, model.num_query_groups * model.head_dim
-    inside = mlp + item * q  # and the input of the output projection
-    if model.qk_norm:
-        inside += norm * (q + kv)
+    inside = mlp
+    if model.attention_softcap is not None:
+        inside += item * q  # the output projection's input; the fused kernel keeps it itself
+    if model.qk_norm:  # the queries, and the projection's whole output with the keys in it
+        inside += _norm(run, 2 * (q + kv), model.num_attention_heads + model.num_query_groups)
     turns = 4 * item * model.turning_dim * run.seq_length  # cosine and sine, of queries and of keys
     core = core_bytes(model, run, sliding=model.is_sliding(layer))
     return outside + tokens * inside // tp + turns + core
@@ -253,5 +254,6 @@ def head_bytes(model: ModelConfig, run: Run) -> int:
     copies = narrow if run.bf16 else 0
     chunk = min(max(1, CHUNK // rows), tokens) * rows
     logits = chunk * (WIDE * (1 if model.logit_softcap is None else 2) + copies)
-    hidden = _stream(run) * _norm(model, run) + 2 * tokens * narrow
-    return model.hidden_size * (hidden + rows * (WIDE + copies)) + logits
+    hidden = 2 * tokens * narrow
+    final = _stream(run) * _norm(run, model.hidden_size)
+    return final + model.hidden_size * (hidden + rows * (WIDE + copies)) + logits

@@ -18,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     short = [d for d in draw_test_set(4, 0, (2,))
              if sum(len(t.user) + len(t.assistant) for t in d.turns) < 280]  # fmt: skip
     assert len({d.family for d in short[:8]}) >= 3
-    files.write(folder, train=training_set(1, 0), test=short[:8])
+    files.write(folder, train=training_set(1, 0), talk=[], test=short[:8])
     return folder
 
 

@@ -129,6 +129,8 @@ def _share(suite: list[Dialogue], family: str, reply: Callable[[Dialogue, int, P
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_constant_answers_a_family(suite: list[Dialogue], family: str) -> None:
     """The reply that suits most of the family's probes, said to each of them."""
+    if family == "counting":  # one of four numbers; a small set may have much more of one of them
+        suite = test_set(192, 3)
     answers = collections.Counter(
         answer for d in suite if d.family == family for t in d.turns if t.probe
         for answer in (*t.probe.answers, "I do not know.")

@@ -73,4 +73,5 @@ def test_our_models_have_as_many(run_ranks, tmp_path):
 
 def test_every_family_has_a_published_geometry():
     types = {row["config"]["model_type"] for row in PUBLISHED.values()}
-    assert types == {kind for family in FAMILIES.values() for kind in family.hf_model_types}
+    known = {kind for family in FAMILIES.values() for kind in family.hf_model_types}
+    assert types == known - {"gemma3"}  # the text model, gemma3_text, inside one that also sees

@@ -99,7 +99,7 @@ def not_finite(flags, out):
         "rollback forever": run(
             "always", "rollback", forever, "--train-iters", "8", "--save-interval", "5"
         ),
-        "too early": run("early", "rollback", [2], "--train-iters", "3"),
+        "too early": run("early", "rollback", [2], "--train-iters", "3", "--save-interval", "3"),
         "stop": run("stop", "stop", [6], "--train-iters", "8", "--save-interval", "4"),
     }
 
