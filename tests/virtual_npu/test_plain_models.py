@@ -61,8 +61,11 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("name", ["dense", "packed", "gemma", "experts", "split"])
 def test_losses_are_the_cpus(name, found):
     expected = found["cpu"]["dense" if name in ("packed", "split") else name]
-    for what in ("losses", "norms"):
-        assert found["npu"][name][what] == pytest.approx(expected[what], rel=1e-5)
+    npu = found["npu"][name]
+    assert npu["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+    # Gradients of the same weights. Those of later steps are not: where a gradient is next to
+    # nothing, Adam's first step goes a whole learning rate by its sign, which rounding decides.
+    assert npu["norms"][0] == pytest.approx(expected["norms"][0], rel=1e-5)
     assert found["cpu"]["gemma"]["losses"] != found["cpu"]["dense"]["losses"]
 
 
