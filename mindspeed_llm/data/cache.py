@@ -19,6 +19,7 @@ from mindspeed_llm.config.data import PreprocessConfig
 from mindspeed_llm.data.inputs import find_inputs
 from mindspeed_llm.data.manifest import SCHEMA, DatasetFiles, Manifest
 from mindspeed_llm.data.prepare import Progress, prepare
+from mindspeed_llm.data.report import Report
 from mindspeed_llm.data.templates import find_template
 from mindspeed_llm.errors import DataError, UserError
 from mindspeed_llm.logging import get_logger
@@ -65,25 +66,46 @@ def prepared(config: PreprocessConfig, directory: Path,
         raise DataError(f"--data-path {source}: {err}") from err
     before = _sizes(Path(source))
     prefix = directory / f"{Path(source).name.split('.')[0] or 'data'}-{_key(config)[:20]}"
+
+    def make() -> Report:
+        report = prepare(dataclasses.replace(config, output_prefix=prefix), progress)
+        if _sizes(Path(source)) != before:
+            DatasetFiles(prefix).manifest.unlink(missing_ok=True)
+            raise DataError("it was changed while it was read; start again")
+        return report
+
+    make_once(prefix, source, make, doing=f"preparing {source}", done="prepared")
+    return prefix
+
+
+def make_once(prefix: Path, source: str | Path, make: Callable[[], Report], *, doing: str,
+              done: str) -> None:  # fmt: skip
+    """Call `make` unless the data set `prefix` is whole; of several processes, one at a time.
+
+    Args:
+        prefix: of the data set that `make` makes, in the directory where such are kept.
+        source: what it is made from, as --data-path names it.
+        make: makes it; its report is logged.
+        doing, done: what is being done to what, and what has been, for the log.
+
+    Raises:
+        UserError: the directory cannot be written, or what `make` raises, which names `source`.
+    """
+    directory = prefix.parent
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with locked(directory / f".{prefix.name}.lock"):
             if is_finished(prefix):
-                _log.info("%s is prepared already: %s", source, prefix)
-                return prefix
-            _log.info("preparing %s once for all runs like this one: %s", source, prefix)
-            report = prepare(dataclasses.replace(config, output_prefix=prefix), progress)
-            if _sizes(Path(source)) != before:
-                DatasetFiles(prefix).manifest.unlink(missing_ok=True)
-                raise DataError("it was changed while it was read; start again")
-            for line in report.lines():
+                _log.info("%s is %s already: %s", source, done, prefix)
+                return
+            _log.info("%s once for all runs like this one: %s", doing, prefix)
+            for line in make().lines():
                 _log.info("%s", line)
     except OSError as err:
         raise DataError(f"--data-cache-path {directory}: cannot be written ({err.strerror}); "
                         "choose another place") from err  # fmt: skip
     except UserError as err:
         raise type(err)(f"--data-path {source}: {err}") from err
-    return prefix
 
 
 def is_finished(prefix: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mindspeed_llm import __version__
-from mindspeed_llm.data.cache import is_finished, locked
+from mindspeed_llm.data.cache import make_once
 from mindspeed_llm.data.chat_template import ChatTemplate
 from mindspeed_llm.data.hf_template import HfChatTemplate
 from mindspeed_llm.data.manifest import DatasetFiles, Manifest, write_json
@@ -37,10 +37,7 @@ from mindspeed_llm.data.writer import (
     pack_rows,
     write_ordered,
 )
-from mindspeed_llm.errors import DataError, UserError
-from mindspeed_llm.logging import get_logger
-
-_log = get_logger(__name__)
+from mindspeed_llm.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,22 +86,10 @@ def fitted(prefix: Path, directory: Path, fit: Fit,
     where = f"--data-path {prefix}"
     _check(where, files, manifest, fit, len(long), len(lengths))
     target = directory / f"{prefix.name}-{_key(manifest, fit)[:20]}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory / f".{target.name}.lock"):
-            if is_finished(target):
-                _log.info("%s is fitted already: %s", prefix, target)
-                return target
-            _log.info("fitting %s to --seq-length %d once for all runs like this one: %s", prefix,
-                      fit.seq_length, target)  # fmt: skip
-            report = _Run(files, manifest, DatasetFiles(target), fit).make(lengths, long, tokenizer)
-            for line in report.lines():
-                _log.info("%s", line)
-    except OSError as err:
-        raise DataError(f"--data-cache-path {directory}: cannot be written ({err.strerror}); "
-                        "choose another place") from err  # fmt: skip
-    except UserError as err:
-        raise type(err)(f"{where}: {err}") from err
+    run = _Run(files, manifest, DatasetFiles(target), fit)
+    doing = f"fitting {prefix} to --seq-length {fit.seq_length}"
+    make_once(target, prefix, lambda: run.make(lengths, long, tokenizer),
+              doing=doing, done="fitted")  # fmt: skip
     return target
 
 
