@@ -1,16 +1,17 @@
 """Owns the conversion of weights between Hugging Face directories and our checkpoints.
 
-Tensor by tensor through the family's name table: no model is built, one tensor is in memory at a
-time, and the target appears only when it is complete. It knows no flags.
+Block by block through the family's name table: no model is built, no tensor is whole in memory, and
+the target appears only when it is complete. It knows no flags.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mindspeed_llm.checkpoint.directory import (
 from mindspeed_llm.checkpoint.hf_source import (
     WEIGHTS,
     WEIGHTS_INDEX,
+    HFSource,
     HFWeights,
     global_name,
     global_shape,
@@ -35,13 +37,13 @@ from mindspeed_llm.checkpoint.hf_source import (
 from mindspeed_llm.checkpoint.mcore_writer import Target, write_mcore
 from mindspeed_llm.checkpoint.progress import ByteProgress
 from mindspeed_llm.checkpoint.store import ChunkReader, Planned, TensorSource
-from mindspeed_llm.checkpoint.tensor_file import TensorFileWriter
+from mindspeed_llm.checkpoint.tensor_file import Ring, TensorFileWriter
 from mindspeed_llm.checkpoint.tracker import find_foreign
 from mindspeed_llm.checkpoint.weights import open_base
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import CheckpointError
 from mindspeed_llm.logging import get_logger
-from mindspeed_llm.models.names import NameRule, expand, hf_shapes, to_hf
+from mindspeed_llm.models.names import NameRule, expand, hf_shapes, spans
 from mindspeed_llm.models.registry import read_model, rules_of
 from mindspeed_llm.models.shapes import mcore_shape
 
@@ -68,20 +70,42 @@ class Converted:
     odd: tuple[str, ...] = ()
 
 
-def odd_names(rule: NameRule, model: ModelConfig, whole: torch.Tensor) -> list[str]:
-    """Hugging Face tensors with NaN or infinite values, of those that `whole` is made of."""
-    if not _is_odd(whole):
-        return []
-    parts = to_hf(rule, model, whole)
-    return [name for name, part in zip(rule.hf, parts, strict=True) if _is_odd(part)]
-
-
 def _is_odd(tensor: torch.Tensor) -> bool:
     # NaN is both the least and the greatest; no mask of the tensor's size is made.
     return tensor.numel() > 0 and not all(bound.isfinite() for bound in tensor.aminmax())
 
 
-def _warn_odd(where: Path, names: Sequence[str]) -> None:
+def blocks(
+    source: TensorSource,
+    rule: NameRule,
+    model: ModelConfig,
+    ring: Ring,
+    dtype: torch.dtype | None = None,
+) -> Iterator[tuple[str, int, torch.Tensor]]:
+    """The Megatron-Core tensor of `rule` from `source`, each row once, in their order.
+
+    Args:
+        ring: whose buffers the blocks are in, which are read into when it has gone round.
+        dtype: of the blocks; None: as `source` has it.
+
+    Yields:
+        the Hugging Face tensor that a block belongs to, the block's first element there, and it.
+    """
+    box = planned_of(rule, model, dtype or source.tensors[global_name(rule)[0]].dtype)
+    rows, *rest = mcore_shape(rule, model)
+    lead = box.offset[: -1 - len(rest)]
+    width = math.prod(rest)
+    most = max(1, ring.nbytes // (width * box.dtype.itemsize))
+    for span in spans(rule, model, rows):
+        for start in range(0, span.rows, most):
+            count = min(most, span.rows - start)
+            block = ring.take((*(1 for _ in lead), count, *rest), box.dtype)
+            source.read(box.key, (*lead, span.mcore + start, *(0 for _ in rest)), block)
+            yield rule.hf[span.part], (span.hf + start) * width, block
+
+
+def _warn_odd(where: Path, odd: Iterable[str]) -> None:
+    names = list(odd)
     if names:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         _log.warning("%s: NaN or infinite values in %d tensors, which are kept: %s%s", where,
@@ -110,30 +134,14 @@ def hf_to_mcore(
     """
     target = Target(root=save_dir, **options)
     check_apart(load_dir, save_dir)
-    weights = HFWeights(load_dir, trust_pickle=trust_pickle)
-    target.check(weights.model)
-    weights.check_tied_head()
-    rules = {}
-    for rule in weights.rules:
-        kind = dtype or weights.dtype_of(global_name(rule)[0])
-        rules[planned_of(rule, weights.model, kind)] = rule
-
-    odd: list[str] = []
-
-    def fetch(planned: Planned) -> torch.Tensor:
-        whole = weights.compose(rules[planned])
-        odd.extend(odd_names(rules[planned], weights.model, whole))
-        return whole.reshape(planned.shape)
-
+    model = read_model(load_dir)
+    target.check(model)
+    source = HFSource(load_dir, trust_pickle=trust_pickle)
     try:
-        path = write_mcore(
-            target, list(rules), fetch, model=weights.model, documents=load_dir, what="converting"
-        )
+        done = source_to_mcore(source, target, model=model, documents=load_dir, dtype=dtype)
     finally:
-        weights.close()
-    total = sum(planned.nbytes for planned in rules)
-    _warn_odd(load_dir, odd)
-    return Converted(path, len(rules), total, tuple(weights.skipped), tuple(odd))
+        source.close()
+    return dataclasses.replace(done, skipped=tuple(source.weights.skipped))
 
 
 def source_to_mcore(
@@ -159,21 +167,21 @@ def source_to_mcore(
     target.check(model)
     rules = expand(rules_of(model), model.num_layers)
     check_stored(documents, source, rules, model)
-    stored = plan_of(source, rules, model)
-    plan = {dataclasses.replace(p, dtype=dtype or p.dtype): (p.dtype, rule)
-            for p, rule in zip(stored, rules, strict=True)}  # fmt: skip
-    odd: list[str] = []
+    plan = {dataclasses.replace(p, dtype=dtype or p.dtype): rule
+            for p, rule in zip(plan_of(source, rules, model), rules, strict=True)}  # fmt: skip
+    odd: dict[str, None] = {}
+    ring = Ring()
 
-    def fetch(planned: Planned) -> torch.Tensor:
-        kind, rule = plan[planned]
-        out = torch.empty(planned.shape, dtype=kind)
-        source.read(planned.key, planned.offset, out)
-        odd.extend(odd_names(rule, model, out.reshape(mcore_shape(rule, model))))
-        return out
+    def fetch(planned: Planned) -> Iterator[torch.Tensor]:
+        for name, _, block in blocks(source, plan[planned], model, ring):
+            if _is_odd(block):
+                odd[name] = None
+            yield block
 
     path = write_mcore(target, list(plan), fetch, model=model, documents=documents, what=what)
     _warn_odd(documents, odd)
-    return Converted(path, len(plan), sum(planned.nbytes for planned in plan), odd=tuple(odd))
+    total = sum(planned.nbytes for planned in plan)
+    return Converted(path, len(plan), total, odd=tuple(odd))
 
 
 def plan_of(source: TensorSource, rules: Iterable[NameRule], model: ModelConfig) -> list[Planned]:
@@ -279,7 +287,7 @@ def write_hf(
     staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         copy_assets(documents, staging, export.tokenizer)
-        odd: list[str] = []
+        odd: dict[str, None] = {}
         tensors, nbytes = write_hf_weights(
             staging, source, rules, model, dtype, export.shard_bytes, odd
         )
@@ -361,7 +369,7 @@ def write_hf_weights(
     model: ModelConfig,
     dtype: torch.dtype | None,
     shard_bytes: int,
-    odd: list[str],
+    odd: dict[str, None],
 ) -> tuple[int, int]:
     """Write the weight files and their index; tensors and bytes written.
 
@@ -380,6 +388,7 @@ def write_hf_weights(
     shards = list(_shards(rules, size, shard_bytes))
     total = sum(size(rule) for rule in rules)
     weight_map: dict[str, str] = {}
+    ring = Ring()
     with ByteProgress("converting", total) as progress:
         for number, shard in enumerate(shards, 1):
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -388,12 +397,12 @@ def write_hf_weights(
             writer = TensorFileWriter(path, announced, {"format": "pt"}, hashed=False)
             try:
                 for rule in shard:
-                    parts = to_hf(rule, model, _whole(reader, rule, model))
-                    for (hf_name, _, _), part in zip(entries(rule), parts, strict=True):
-                        odd += [hf_name] if _is_odd(part) else []
-                        writer.write(hf_name, part)
-                        weight_map[hf_name] = path.name
-                    progress.advance(size(rule))
+                    weight_map |= dict.fromkeys(rule.hf, path.name)
+                    for hf_name, start, block in blocks(reader, rule, model, ring):
+                        if _is_odd(block):
+                            odd[hf_name] = None
+                        writer.write(hf_name, block, start)
+                        progress.advance(block.numel() * announced[0][1].itemsize)
                 writer.finish()
             except BaseException:
                 writer.abort()
@@ -416,14 +425,6 @@ def _shards(
         shard.append(rule)
         room -= size(rule)
     yield shard
-
-
-def _whole(reader: TensorSource, rule: NameRule, model: ModelConfig) -> torch.Tensor:
-    """The whole, unpadded megatron-core tensor of `rule`, from however many chunks."""
-    box = planned_of(rule, model, reader.tensors[global_name(rule)[0]].dtype)
-    out = torch.empty(box.shape, dtype=box.dtype)
-    reader.read(box.key, box.offset, out)
-    return out.reshape(mcore_shape(rule, model))
 
 
 def put_in_place(staging: Path, target: Path) -> None:

@@ -161,7 +161,7 @@ def _write_weights(gguf: Any, reader: Any, config: Mapping[str, Any], path: Path
     shapes = {t.name: tuple(int(n) for n in reversed(t.shape)) for t in reader.tensors}
     announced = [(hf_name(name), torch.float32, shape) for name, shape in shapes.items()]
     total = sum(4 * torch.Size(shape).numel() for shape in shapes.values())
-    writer = TensorFileWriter(path, announced, {"format": "pt"})
+    writer = TensorFileWriter(path, announced, {"format": "pt"}, hashed=False)
     try:
         with ByteProgress("dequantising", total) as progress:
             for tensor in reader.tensors:

@@ -20,7 +20,7 @@ from mindspeed_llm.checkpoint.store import Planned, Stored
 from mindspeed_llm.checkpoint.tensor_file import Entry, TensorFile
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import CheckpointError
-from mindspeed_llm.models.names import NameRule, expand, hf_shapes, to_mcore
+from mindspeed_llm.models.names import NameRule, expand, hf_shapes, spans
 from mindspeed_llm.models.registry import FAMILIES, read_model, rules_of
 from mindspeed_llm.models.shapes import mcore_shape
 
@@ -33,6 +33,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _INDEX_LIMIT = 64 * 2**20
 _SHOWN = 12
+_OPEN_FILES = 3  # the rows of q, k and v alternate, and may lie in as many files
 _LAYERS = "decoder.layers."
 _EXPERT = ".local_experts."
 # megatron-core's layer specs store the norms before a linear layer under that layer's name, so
@@ -120,7 +121,7 @@ class HFWeights:
                 self._where[name], self._stored[name] = (path, entry), stored
         self.skipped = self._check_names()
         self._dtypes = self._common_dtypes()
-        self._open: TensorFile | PickledFile | None = None
+        self._open: dict[Path, TensorFile | PickledFile] = {}
 
     def _check_names(self) -> list[str]:
         """Compare with the name table; the names of redundant tensors that are not converted."""
@@ -193,32 +194,21 @@ class HFWeights:
         shape: Sequence[int],
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """A box of one Hugging Face tensor, in `out` if given."""
+        """A box of one Hugging Face tensor, in `out` if given, cast to its dtype."""
         path, entry = self._where[name]
         if len(entry.shape) != len(shape):
             raise CheckpointError(f"{path}: {name} has shape {list(entry.shape)}")
-        if self._open is None or self._open.path != path:
-            self.close()
-            self._open = _open(path)
-        return self._open.read_box(self._stored[name], offset, shape, out)
-
-    def compose(self, rule: NameRule) -> torch.Tensor:
-        """The whole megatron-core tensor of `rule`; reads each of its parts once."""
-        shapes = [self._where[name][1].shape for name in rule.hf]
-        rows = [shape[0] for shape in shapes]
-        dtype = self._where[rule.hf[0]][1].dtype
-        whole = torch.empty(sum(rows), *shapes[0][1:], dtype=dtype)
-        parts = list(whole.split(rows))
-        for name, shape, part in zip(rule.hf, shapes, parts, strict=True):
-            self.read_box(name, (0,) * len(shape), shape, part)
-        # The halves of a gated layer lie one behind the other: no second copy of the largest.
-        return whole if rule.op == "gate_up" else to_mcore(rule, self.model, parts)
+        if path not in self._open:
+            if len(self._open) >= _OPEN_FILES:
+                self._open.pop(next(iter(self._open))).close()
+            self._open[path] = _open(path)
+        return self._open[path].read_box(self._stored[name], offset, shape, out)
 
     def close(self) -> None:
-        """Close the file that is open, if any."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        """Close the files that are open; the next `read_box` opens what it needs."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
 
 
 class HFSource:
@@ -230,7 +220,6 @@ class HFSource:
         self.tensors: dict[str, Stored] = {}
         self._rules: dict[tuple[str, tuple[int, ...]], NameRule] = {}
         self._leads: dict[str, int] = {}
-        self._last: tuple[str, torch.Tensor] | None = None
         for rule in self.weights.rules:
             key, lead = global_name(rule)
             shape = global_shape(rule, self.weights.model)
@@ -248,19 +237,18 @@ class HFSource:
 
     def _read(self, rule: NameRule, offset: Sequence[int], out: torch.Tensor) -> None:
         rows = mcore_shape(rule, self.weights.model)[0]
-        count = max(min(out.shape[0], rows - offset[0]), 0)  # rows behind it are padding
-        shape = (count, *out.shape[1:])
-        if rule.op == "copy":
-            part = self.weights.read_box(rule.hf[0], offset, shape) if count else None
-        else:
-            # The halves of a gated layer are asked for one after the other: compose it once.
-            if self._last is None or self._last[0] != rule.mcore:
-                self._last = (rule.mcore, self.weights.compose(rule))
-            box = tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))
-            part = self._last[1][box]
-        if part is not None:
-            with torch.no_grad():
-                out[:count].copy_(part)
+        first, end = offset[0], min(offset[0] + out.shape[0], rows)  # rows behind it are padding
+        for span in spans(rule, self.weights.model, rows):
+            begin, count = max(first, span.mcore), span.mcore + span.rows
+            count = min(end, count) - begin
+            if count > 0:
+                box = (span.hf + begin - span.mcore, *offset[1:])
+                part = out[begin - first : begin - first + count]
+                self.weights.read_box(rule.hf[span.part], box, part.shape, part)
+
+    def close(self) -> None:
+        """Close the files; the next `read` opens them again."""
+        self.weights.close()
 
 
 def _open(path: Path) -> TensorFile | PickledFile:

@@ -6,23 +6,20 @@ They appear complete or not at all. It does not know where they are from.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
-
-import torch
 
 from mindspeed_llm.checkpoint.assets import copy_assets
 from mindspeed_llm.checkpoint.directory import Staging, is_checkpoint_root
 from mindspeed_llm.checkpoint.progress import ByteProgress
-from mindspeed_llm.checkpoint.store import Planned, merge_indexes, write_chunks
+from mindspeed_llm.checkpoint.store import Fetch, Planned, merge_indexes, write_chunks
 from mindspeed_llm.checkpoint.sums import write_sums
 from mindspeed_llm.checkpoint.tracker import HF
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.errors import CheckpointError
 
-Fetch = Callable[[Planned], torch.Tensor]
 CkptFormat = Literal["safetensors", "torch_dist"]
 
 
@@ -74,11 +71,11 @@ def write_mcore(
     documents: Path,
     what: str,
 ) -> Path:
-    """Write the planned tensors, one in memory while the former is written; the new directory.
+    """Write the planned tensors; the new directory.
 
     Args:
         plan: covers each global tensor of the model.
-        fetch: see `write_chunks`.
+        fetch: see `store.Fetch`.
         documents: directory of config.json and tokenizer.
         what: of the progress, e.g. "converting".
 

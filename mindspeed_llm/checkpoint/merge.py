@@ -1,21 +1,21 @@
 """Owns writing weights with an adapter merged into them, and an adapter by itself as PEFT keeps it.
 
-Tensor by tensor, like `convert`: no model is built, one tensor is in memory beside the adapter.
+Block by block, like `convert`: no model is built, no tensor is whole in memory beside the adapter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mindspeed_llm.checkpoint.adapter import MergedSource
 from mindspeed_llm.checkpoint.convert import (
     SHARD_BYTES,
     Converted,
     Export,
+    blocks,
     hf_target,
     plan_of,
     write_hf,
@@ -28,6 +28,7 @@ from mindspeed_llm.checkpoint.directory import (
 from mindspeed_llm.checkpoint.mcore_writer import Target, write_mcore
 from mindspeed_llm.checkpoint.peft import is_peft_directory, write_peft
 from mindspeed_llm.checkpoint.store import Planned
+from mindspeed_llm.checkpoint.tensor_file import Ring
 from mindspeed_llm.checkpoint.weights import Place, open_weights, read_adapter
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.errors import CheckpointError
@@ -76,15 +77,16 @@ def merge_to_mcore(
     target = Target(root=save_dir, **options)
     target.check(model)
     source, _ = open_weights(place, dtype=dtype)
-    assert isinstance(source, MergedSource)
-    plan = plan_of(source, rules, model)
+    plan = dict(zip(plan_of(source, rules, model), rules, strict=True))
+    ring = Ring()
 
-    def fetch(planned: Planned) -> torch.Tensor:
-        sums = torch.empty(planned.shape, dtype=torch.float32)
-        source.read(planned.key, planned.offset, sums)
-        return sums
+    def fetch(planned: Planned) -> Iterator[torch.Tensor]:
+        for _, _, sums in blocks(source, plan[planned], model, ring, torch.float32):
+            yield sums
 
-    path = write_mcore(target, plan, fetch, model=model, documents=documents(place), what="merging")
+    path = write_mcore(
+        target, list(plan), fetch, model=model, documents=documents(place), what="merging"
+    )
     return Converted(path, len(plan), sum(planned.nbytes for planned in plan))
 
 

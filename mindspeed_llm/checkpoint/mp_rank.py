@@ -161,14 +161,14 @@ class MpRankReader(ChunkReader):
             yield Chunk(file, f"{name}@{part * size}", (*lead, *offset), (*ones, *shape))
 
     def _part(
-        self, stored: Stored, chunk: Chunk, offset: tuple[int, ...], shape: tuple[int, ...]
-    ) -> torch.Tensor:
+        self, stored: Stored, chunk: Chunk, offset: tuple[int, ...], out: torch.Tensor
+    ) -> None:
         name, _, start = chunk.name.rpartition("@")
         file = self._ranks[chunk.file]
         lead = len(chunk.shape) - len(file.entries[name].shape)
         begin = list(offset[lead:])
         begin[0] += int(start)
-        return file.read_box(name, begin, shape[lead:]).reshape(shape)
+        file.read_box(name, begin, out.shape[lead:], out[(0,) * lead])
 
 
 def _ranks(directory: Path) -> list[_Rank]:

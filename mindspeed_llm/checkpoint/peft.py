@@ -194,7 +194,7 @@ def write_peft(
     try:
         write_json(staging / CONFIG, _config(adapter, model, table, base))
         announced = [(name, t.dtype, tuple(t.shape)) for name, t in tensors.items()]
-        writer = TensorFileWriter(staging / WEIGHTS, announced, {"format": "pt"})
+        writer = TensorFileWriter(staging / WEIGHTS, announced, {"format": "pt"}, hashed=False)
         try:
             for name, tensor in tensors.items():
                 writer.write(name, tensor)

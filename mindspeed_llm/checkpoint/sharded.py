@@ -195,7 +195,7 @@ def write_pieces(
         directory,
         prefix,
         [piece.planned for piece in by_name.values()],
-        lambda planned: by_name[planned.name].data,
+        lambda planned: (by_name[planned.name].data,),
         on_bytes=on_bytes,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,10 @@ from mindspeed_llm.errors import CheckpointError
 
 MAX_FILE_BYTES = 8 * 2**30
 _OPEN_FILES = 32
+
+Fetch = Callable[["Planned"], Iterable[torch.Tensor]]
+"""Gives the elements of a box in their order, in one or more tensors of any shape and device; they
+are cast to the planned dtype. How long they must last: see `TensorFileWriter.write`."""
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # (offset, shape) in elements of the global tensor
 
@@ -98,7 +103,7 @@ def write_chunks(
     directory: Path,
     prefix: str,
     plan: Iterable[Planned],
-    fetch: Callable[[Planned], torch.Tensor],
+    fetch: Fetch,
     *,
     max_file_bytes: int = MAX_FILE_BYTES,
     on_bytes: Callable[[int], None] | None = None,
@@ -106,9 +111,8 @@ def write_chunks(
     """Write the planned boxes into `<prefix>-NNN.safetensors` files below `directory`.
 
     Args:
-        fetch: gives the tensor of one box (shape as planned, any device; cast to the planned
-            dtype); called once for each box, in the order of writing, while the former is written.
-        on_bytes: told the bytes of each box after it was written.
+        fetch: called once for each box, in the order of writing.
+        on_bytes: told the bytes of each piece.
 
     Returns:
         the files, and this writer's part of the index.
@@ -126,18 +130,27 @@ def write_chunks(
         writer = TensorFileWriter(path, [(p.name, p.dtype, p.shape) for p in group])
         try:
             for planned in group:
-                writer.write(planned.name, fetch(planned))
+                for piece, start in _placed(fetch(planned)):
+                    writer.write(planned.name, piece, start)
+                    if on_bytes:
+                        on_bytes(piece.numel() * planned.dtype.itemsize)
                 chunk = Chunk(path.name, planned.name, planned.offset, planned.shape)
                 chunks.setdefault(planned.key, []).append(chunk)
                 stored[planned.key] = Stored(planned.section, planned.global_shape, planned.dtype)
-                if on_bytes:
-                    on_bytes(planned.nbytes)
             records.append(writer.finish())
         except BaseException:
             writer.abort()
             raise
     index = {k: dataclasses.replace(s, chunks=tuple(chunks[k])) for k, s in stored.items()}
     return records, index
+
+
+def _placed(pieces: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
+    """Each piece and the number of elements before it."""
+    start = 0
+    for piece in pieces:
+        yield piece, start
+        start += piece.numel()
 
 
 def _groups(plan: Sequence[Planned], limit: int) -> list[list[Planned]]:
@@ -265,7 +278,8 @@ class ChunkReader:
     """Reads boxes of global tensors out of a directory of chunks; a `TensorSource`.
 
     Args:
-        hashed: hash the files as they are read, for `records`.
+        hashed: hash the files as they are read, for `records`; a box must not be read into the
+            memory of the one before it, which may still be hashed.
     """
 
     def __init__(
@@ -274,7 +288,7 @@ class ChunkReader:
         self.directory = directory
         self.tensors: Mapping[str, Stored] = index
         self._files: dict[str, TensorFile] = {}
-        self._hashed = hashed
+        self._hasher = ThreadPoolExecutor(1, "chunk-hasher") if hashed else None
         self._hashes: dict[str, RunningHash] = {}
         self._lines: dict[str, dict[tuple[int, int], list[Chunk]]] = {}
 
@@ -324,30 +338,30 @@ class ChunkReader:
                 continue
             begin, shape = shared
             inner = tuple(b - o for b, o in zip(begin, chunk.offset, strict=True))
-            part = self._part(stored, chunk, inner, shape)
             target = tuple(
                 slice(b - o, b - o + n) for b, o, n in zip(begin, offset, shape, strict=True)
             )
-            with torch.no_grad():
-                out[target].copy_(part)
-            missing -= part.numel()
+            self._part(stored, chunk, inner, out.detach()[target])
+            missing -= math.prod(shape)
         if missing and stored.partial:  # of others, what lies behind the end is left as it is
             raise CheckpointError(f"{self.directory}: {key} was not trained at {list(offset)}, so "
                                   "that its state is not stored; train the same parameters again, "
                                   "or start anew from the weights")  # fmt: skip
 
     def _part(
-        self, stored: Stored, chunk: Chunk, offset: tuple[int, ...], shape: tuple[int, ...]
-    ) -> torch.Tensor:
-        """The box at `offset` within a chunk."""
-        return self._checked(stored, chunk).read_box(chunk.name, offset, shape)
+        self, stored: Stored, chunk: Chunk, offset: tuple[int, ...], out: torch.Tensor
+    ) -> None:
+        """Fill `out` with the box at `offset` within a chunk."""
+        self._checked(stored, chunk).read_box(chunk.name, offset, out.shape, out)
 
     def _checked(self, stored: Stored, chunk: Chunk) -> TensorFile:
         file = self._files.get(chunk.file)
         if file is None:
             if len(self._files) >= _OPEN_FILES:
                 self._files.pop(next(iter(self._files))).close()
-            running = self._hashes.setdefault(chunk.file, RunningHash()) if self._hashed else None
+            running = None
+            if self._hasher is not None:
+                running = self._hashes.setdefault(chunk.file, RunningHash(self._hasher))
             file = self._files[chunk.file] = TensorFile(self.directory / chunk.file, running)
         entry = file.entries.get(chunk.name)
         if entry is None or (entry.dtype, entry.shape) != (stored.dtype, chunk.shape):

@@ -13,8 +13,9 @@ import hashlib
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,8 @@ DTYPES: dict[str, torch.dtype] = {
 DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 _HEADER_LIMIT = 100 * 2**20  # the format's own limit
+BLOCK = 2 * 2**20  # bytes of a piece of a tensor: read, hashed and written out of the cache
+_WAITING = 8  # pieces, or as many bytes, that a writer has not yet written
 _BLOCK = 32 * 2**20  # bytes hashed and written at a time
 _FLUSHED = 256 * 2**20  # bytes written after which the disk is set to work
 _SMALL_RUN = 16 * 2**10  # shorter contiguous runs are read together with what lies between them
@@ -60,25 +63,67 @@ class RunningHash:
     """sha256 of a file from the bytes that its readers read anyway.
 
     What is read in the file's order is hashed as it passes; `finish` reads only what is left.
+
+    Args:
+        pool: a thread that hashes while the reader goes on; None: `feed` returns when it is done.
     """
 
-    def __init__(self) -> None:
-        self._digest, self._position = hashlib.sha256(), 0
+    def __init__(self, pool: Executor | None = None) -> None:
+        self._digest, self._position, self._pool = hashlib.sha256(), 0, pool
+        self._job: Future[None] | None = None
 
     def feed(self, position: int, data: memoryview | bytes) -> None:
-        """These bytes were read at `position`; those that come too early or again are left out."""
-        if position == self._position:
+        """These bytes were read at `position`; those that come too early or again are left out.
+
+        With a pool they must not change before the next call, or `finish`: what is read next goes
+        elsewhere.
+        """
+        self._wait()
+        if position != self._position:
+            return
+        self._position += len(data)
+        if self._pool is None:
             self._digest.update(data)
-            self._position += len(data)
+        else:
+            self._job = self._pool.submit(self._digest.update, data)
+
+    def _wait(self) -> None:
+        if self._job is not None:
+            self._job.result()
+            self._job = None
 
     def finish(self, path: Path) -> FileRecord:
         """The record of the whole file, whose remaining bytes are read now; raises OSError."""
+        self._wait()
         buffer = memoryview(bytearray(_BLOCK))
         with open(path, "rb", buffering=0) as file:
             file.seek(self._position)
             while count := file.readinto(buffer):
-                self.feed(self._position, buffer[:count])
+                self._digest.update(buffer[:count])
+                self._position += count
         return FileRecord(path.name, self._position, self._digest.hexdigest())
+
+
+class Ring:
+    """Buffers that are given out in turn, so that blocks of any number need no new memory.
+
+    As many as a `TensorFileWriter` may still be writing, and the one that is being filled: one is
+    free again when the last one has been filled and handed to the writer. New memory costs more
+    than all else that is done to a block: the system has to clear each of its pages first.
+    """
+
+    def __init__(self, nbytes: int = BLOCK) -> None:
+        self._buffers = [torch.empty(nbytes, dtype=torch.uint8) for _ in range(_WAITING + 1)]
+        self._next = 0
+        self.nbytes = nbytes
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised contiguous tensor on the CPU, a new one if larger than `nbytes`."""
+        if math.prod(shape) * dtype.itemsize > self.nbytes:
+            return torch.empty(tuple(shape), dtype=dtype)
+        buffer = self._buffers[self._next]
+        self._next = (self._next + 1) % len(self._buffers)
+        return buffer[: math.prod(shape) * dtype.itemsize].view(dtype).view(*shape)
 
 
 class TensorFile:
@@ -130,20 +175,23 @@ class TensorFile:
         shape: Sequence[int],
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Elements `offset` ... `offset + shape` of tensor `name`, contiguous on the CPU.
+        """Elements `offset` ... `offset + shape` of tensor `name`.
 
         Reads the bytes of the box only, up to the gaps between very short runs.
 
         Args:
-            out: contiguous tensor of that shape and dtype to read into; None: a new one.
+            out: tensor of that shape to read into, on any device, cast to its dtype; None: a new
+                one on the CPU.
         """
         entry = self.entries[name]
         box = list(zip(offset, shape, entry.shape, strict=True))
         assert all(o >= 0 and s >= 0 and o + s <= full for o, s, full in box), (name, offset, shape)
-        out = torch.empty(tuple(shape), dtype=entry.dtype) if out is None else out
-        assert (tuple(out.shape), out.dtype) == (tuple(shape), entry.dtype), name
+        out = torch.empty(tuple(shape), dtype=entry.dtype) if out is None else out.detach()
+        assert tuple(out.shape) == tuple(shape), name
         if out.numel() == 0:
             return out
+        if not (out.is_contiguous() and out.device.type == "cpu" and out.dtype == entry.dtype):
+            return out.copy_(self.read_box(name, offset, shape))
         split = len(box)  # axes from `split` on are whole, so their bytes are one run
         while split and box[split - 1][1] == box[split - 1][2]:
             split -= 1
@@ -269,17 +317,17 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
 
 
 class TensorFileWriter:
-    """Writes one safetensors file tensor by tensor.
+    """Writes one safetensors file, tensor by tensor or in pieces of them.
 
-    A thread writes a tensor while the caller makes the next, so that two are in memory; another one
-    hashes the block that is being written, and a third flushes what is written so far, so that the
-    end has little left to wait for.
+    A thread writes while the caller makes the next piece; another one hashes the block that is
+    being written, and a third flushes what is written so far, so that the end has little to wait
+    for.
 
     Args:
         path: file to create; it must not exist.
-        tensors: (name, dtype, shape) in the order in which they will be written.
+        tensors: (name, dtype, shape) in the order of the file.
         metadata: the header's string-to-string table.
-        hashed: compute the file's sha256.
+        hashed: compute the file's sha256; it has to be written in its order then.
 
     Raises:
         CheckpointError: the file exists, or the disk refuses (full, read-only, quota).
@@ -294,7 +342,6 @@ class TensorFileWriter:
         hashed: bool = True,
     ) -> None:
         self.path = path
-        self._waiting = list(reversed(tensors))
         header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
         position = 0
         for name, dtype, shape in tensors:
@@ -305,8 +352,12 @@ class TensorFileWriter:
             position = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # tensor data begins at a multiple of 8
+        start = 8 + len(text)
+        self._places = {name: (dtype, start + header[name]["data_offsets"][0])
+                        for name, dtype, _ in tensors}  # fmt: skip
+        self._missing = {name: math.prod(shape) for name, _, shape in tensors}
         self._hash = hashlib.sha256() if hashed else None
-        self._size = 0
+        self._size = self._hashed = 0
         try:
             self._file = open(path, "xb", buffering=0)
         except OSError as err:
@@ -314,62 +365,81 @@ class TensorFileWriter:
         self._flusher = ThreadPoolExecutor(1, "tensor-flusher")
         self._flush: Future[None] | None = None
         self._flushed = 0
-        self._hasher = ThreadPoolExecutor(1, "tensor-hasher")
+        self._hasher = ThreadPoolExecutor(1, "tensor-hasher") if hashed else None
         self._thread = ThreadPoolExecutor(1, "tensor-writer")
-        self._job: Future[None] = self._thread.submit(
-            self._put, iter([memoryview(len(text).to_bytes(8, "little") + text)])
-        )
+        self._jobs: deque[tuple[Future[None], int]] = deque()
+        self._submit(iter([memoryview(len(text).to_bytes(8, "little") + text)]), 0, start)
 
-    def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Append `tensor`, the next one announced, on any device, cast to the announced dtype.
+    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
+        """Write elements of tensor `name` from `start` on, given on any device and in any shape.
 
-        It must not change before the next call.
+        They are cast to the announced dtype.
+
+        They must not change before they are written: a `Ring` that they are from has gone round
+        then, and of tensors of more than 16 MiB only the last can be waiting.
 
         Raises:
             CheckpointError: the disk refuses, or fp16 cannot hold a value, of this tensor or of
-                the former.
+                a former one.
         """
-        expected, dtype, shape = self._waiting.pop()
-        assert (name, tuple(tensor.shape)) == (expected, tuple(shape)), f"announced {expected}"
+        dtype, begin = self._places[name]
+        self._missing[name] -= tensor.numel()
+        assert self._missing[name] >= 0, f"{self.path}: too much of {name}"
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        self._job.result()
-        self._job = self._thread.submit(self._put, _blocks(name, flat, dtype))
+        position = begin + start * dtype.itemsize
+        self._submit(_blocks(name, flat, dtype), position, flat.numel() * dtype.itemsize)
+
+    def _submit(self, blocks: Iterator[memoryview], position: int, nbytes: int) -> None:
+        waiting = sum(count for _, count in self._jobs)
+        while self._jobs and (len(self._jobs) >= _WAITING or waiting + nbytes > _WAITING * BLOCK):
+            job, count = self._jobs.popleft()
+            waiting -= count
+            job.result()
+        if self._hash is not None:
+            assert position == self._hashed, f"{self.path}: hashed, so to be written in order"
+            self._hashed += nbytes
+        self._jobs.append((self._thread.submit(self._put, blocks, position), nbytes))
 
     def finish(self) -> FileRecord:
         """Flush to the disk and close; every announced tensor must have been written.
 
         The record's sha256 is empty if none was asked for.
         """
-        assert not self._waiting, f"{self.path}: {self._waiting[-1][0]} was not written"
-        self._job.result()
-        self._thread.shutdown()
-        self._hasher.shutdown()
+        missing = [name for name, count in self._missing.items() if count]
+        assert not missing, f"{self.path}: {missing[0]} was not written"
+        while self._jobs:
+            self._jobs.popleft()[0].result()
         try:
             if self._flush is not None:
                 self._flush.result()
-            self._flusher.shutdown()
             os.fsync(self._file.fileno())
-            self._file.close()
+            self._close()
         except OSError as err:
             raise self._refused(err) from err
         return FileRecord(self.path.name, self._size, self._hash.hexdigest() if self._hash else "")
 
     def abort(self) -> None:
         """Close without finishing; the caller removes the directory."""
-        self._thread.shutdown(cancel_futures=True)
-        self._hasher.shutdown(cancel_futures=True)
-        self._flusher.shutdown(cancel_futures=True)
+        self._close()
+
+    def _close(self) -> None:
+        for pool in (self._thread, self._hasher, self._flusher):
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
         self._file.close()
 
-    def _put(self, blocks: Iterator[memoryview]) -> None:
+    def _put(self, blocks: Iterator[memoryview], position: int) -> None:
         for block in blocks:
-            hashing = self._hasher.submit(self._hash.update, block) if self._hash else None
+            hashing = None
+            if self._hash is not None and self._hasher is not None:
+                hashing = self._hasher.submit(self._hash.update, block)
             done = 0
             try:
                 while done < len(block):
-                    done += self._file.write(block[done:])
+                    done += os.pwrite(self._file.fileno(), block[done:], position + done)
             except OSError as err:
                 raise self._refused(err) from err
+            position += done
             self._size += done
             if hashing is not None:
                 hashing.result()

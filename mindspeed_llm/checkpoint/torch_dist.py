@@ -53,13 +53,13 @@ class TorchDistReader(ChunkReader):
         self._last: tuple[Chunk | None, torch.Tensor] = (None, torch.empty(0))
 
     def _part(
-        self, stored: Stored, chunk: Chunk, offset: tuple[int, ...], shape: tuple[int, ...]
-    ) -> torch.Tensor:
+        self, stored: Stored, chunk: Chunk, offset: tuple[int, ...], out: torch.Tensor
+    ) -> None:
         if self._last[0] != chunk:
             self._last = (None, torch.empty(0))  # one in memory
             self._last = (chunk, self._load(stored, chunk))
-        box = tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))
-        return self._last[1].reshape(chunk.shape)[box]
+        box = tuple(slice(o, o + n) for o, n in zip(offset, out.shape, strict=True))
+        out.copy_(self._last[1].reshape(chunk.shape)[box])
 
     def _load(self, stored: Stored, chunk: Chunk) -> torch.Tensor:
         path = self.directory / chunk.file

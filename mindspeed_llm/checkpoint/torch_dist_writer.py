@@ -33,11 +33,10 @@ from torch.distributed.checkpoint.planner import (
 )
 
 from mindspeed_llm.checkpoint.assets import sync_tree
-from mindspeed_llm.checkpoint.store import Planned
+from mindspeed_llm.checkpoint.store import Fetch, Planned
 from mindspeed_llm.checkpoint.tensor_file import cast
 from mindspeed_llm.errors import CheckpointError
 
-Fetch = Callable[[Planned], torch.Tensor]
 CONFIG = {"sharded_backend": "torch_dist", "sharded_backend_version": 1,
           "common_backend": "torch", "common_backend_version": 1}  # fmt: skip
 # What Megatron-LM wants to know of any checkpoint: 3.0 is the order of rows in linear_qkv since
@@ -75,7 +74,7 @@ def write_torch_dist(
     """Write metadata.json, .metadata, common.pt and *.distcp into `directory`, flushed to the disk.
 
     Args:
-        fetch: see `write_chunks`.
+        fetch: see `store.Fetch`.
         num_layers: of the model, for the names of its extra states.
 
     Raises:
@@ -174,8 +173,12 @@ class _Planner(SavePlanner):
         index = write_item.index
         assert index.offset is not None
         planned = self._by_place[index.fqn, tuple(index.offset)]
-        tensor = cast(self._fetch(planned), planned.dtype, planned.key).contiguous()
-        self._on_bytes(planned.nbytes)
+        tensor = torch.empty(planned.shape, dtype=planned.dtype)
+        flat, start = tensor.view(-1), 0
+        for piece in self._fetch(planned):
+            flat[start : start + piece.numel()] = cast(piece, planned.dtype, planned.key).view(-1)
+            start += piece.numel()
+            self._on_bytes(piece.numel() * planned.dtype.itemsize)
         return tensor
 
 

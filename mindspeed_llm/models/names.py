@@ -84,37 +84,56 @@ def _qkv_rows(model: ModelConfig) -> tuple[int, int, int]:
     return model.num_attention_heads * model.head_dim, kv, kv
 
 
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Consecutive rows that a Megatron-Core tensor and one of its Hugging Face tensors share.
+
+    Attributes:
+        part: index into `NameRule.hf`.
+        hf: the first of these rows there; `mcore`: in the Megatron-Core tensor.
+        rows: how many.
+    """
+
+    part: int
+    hf: int
+    mcore: int
+    rows: int
+
+
+def spans(rule: NameRule, model: ModelConfig, rows: int) -> list[Span]:
+    """How the rows of the tensors of `rule` lie, in the order of the (unpadded) Megatron-Core
+    tensor, which has `rows`; each row is in one span."""
+    if rule.op == "copy":
+        runs = [(0, rows)]
+    elif rule.op == "gate_up":
+        runs = [(0, rows // 2), (1, rows // 2)]
+    else:
+        groups, dim = model.num_query_groups, model.head_dim
+        runs = [(0, model.num_attention_heads // groups * dim), (1, dim), (2, dim)] * groups
+    q, k, _ = _qkv_rows(model)
+    begins = [0, q, q + k] if rule.op == "fused_qkv" else [0, 0, 0]
+    out, position = [], 0
+    for part, count in runs:
+        out.append(Span(0 if rule.op == "fused_qkv" else part, begins[part], position, count))
+        begins[part] += count
+        position += count
+    assert position == rows, f"{rule.mcore}: {position} rows of {rows}"
+    return out
+
+
 def to_mcore(rule: NameRule, model: ModelConfig, tensors: list[torch.Tensor]) -> torch.Tensor:
     """Whole Megatron-Core tensor from the Hugging Face tensors of `rule.hf`, same dtype."""
-    if rule.op == "copy":
-        return tensors[0]
-    if rule.op == "gate_up":
-        return torch.cat(tensors)
-    groups, dim = model.num_query_groups, model.head_dim
-    per_group = model.num_attention_heads // groups
-    rest = tensors[0].shape[1:]
-    q, k, v = tensors[0].split(_qkv_rows(model)) if rule.op == "fused_qkv" else tensors
-    parts = [
-        q.reshape(groups, per_group * dim, *rest),
-        k.reshape(groups, dim, *rest),
-        v.reshape(groups, dim, *rest),
-    ]
-    return torch.cat(parts, dim=1).reshape(-1, *rest)
+    places = spans(rule, model, sum(len(tensor) for tensor in tensors))
+    return torch.cat([tensors[s.part][s.hf : s.hf + s.rows] for s in places])
 
 
 def to_hf(rule: NameRule, model: ModelConfig, tensor: torch.Tensor) -> list[torch.Tensor]:
     """Inverse of `to_mcore`: contiguous Hugging Face tensors in the order of `rule.hf`."""
-    if rule.op == "copy":
-        return [tensor.contiguous()]
-    if rule.op == "gate_up":
-        return [half.contiguous() for half in tensor.chunk(2)]
-    groups, dim = model.num_query_groups, model.head_dim
-    per_group = model.num_attention_heads // groups
-    rest = tensor.shape[1:]
-    grouped = tensor.reshape(groups, (per_group + 2) * dim, *rest)
-    q, k, v = grouped.split([per_group * dim, dim, dim], dim=1)
-    parts = [part.reshape(-1, *rest).contiguous() for part in (q, k, v)]
-    return [torch.cat(parts)] if rule.op == "fused_qkv" else parts
+    places = sorted(spans(rule, model, len(tensor)), key=lambda s: (s.part, s.hf))
+    return [
+        torch.cat([tensor[s.mcore : s.mcore + s.rows] for s in places if s.part == part])
+        for part in range(len(rule.hf))
+    ]
 
 
 def expand(rules: tuple[NameRule, ...], num_layers: int) -> list[NameRule]:

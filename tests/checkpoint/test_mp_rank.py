@@ -12,6 +12,7 @@ from mindspeed_llm.checkpoint.convert import hf_to_mcore, mcore_to_hf
 from mindspeed_llm.checkpoint.directory import find_checkpoint, model_directory
 from mindspeed_llm.checkpoint.hf_source import HFWeights
 from mindspeed_llm.errors import CheckpointError
+from mindspeed_llm.models.names import to_mcore
 
 ROWS = ("linear_qkv.weight", "linear_qkv.bias")
 COLUMNS = ("linear_proj.weight", "linear_fc2.weight")
@@ -41,7 +42,9 @@ def cut(name, tensor, rank, tp):
 def legacy(source, root, tp, pp, *, vpp=1, renamed=(), args=True):
     """Write `source` (Hugging Face) as root/iter_0000007/mp_rank_XX[_YYY]/model_optim_rng.pt."""
     weights = HFWeights(source)
-    whole = {rule.mcore: weights.compose(rule) for rule in weights.rules}
+    tensors = load_file(source / "model.safetensors")
+    whole = {rule.mcore: to_mcore(rule, weights.model, [tensors[name] for name in rule.hf])
+             for rule in weights.rules}  # fmt: skip
     model, each = weights.model, weights.model.num_layers // (pp * vpp)
     if model.tie_word_embeddings and pp > 1:
         whole["output_layer.weight"] = whole["embedding.word_embeddings.weight"]

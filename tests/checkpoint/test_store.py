@@ -27,7 +27,7 @@ def plan(offset, shape, key="w", dtype=torch.float32, full=(6, 8)):
 
 def fetch(planned):
     box = tuple(slice(o, o + n) for o, n in zip(planned.offset, planned.shape, strict=True))
-    return FULL[box].to(planned.dtype)
+    return (FULL[box].to(planned.dtype),)
 
 
 def write(directory, boxes, **options):
@@ -85,7 +85,7 @@ def test_mixed_dtypes_and_scalars(tmp_path):
               "c": torch.ones(3, dtype=torch.bfloat16)}  # fmt: skip
     plans = [Planned(k, "rng", tuple(v.shape), v.dtype, (0,) * v.ndim, tuple(v.shape))
              for k, v in values.items()]  # fmt: skip
-    _, index = write_chunks(tmp_path, "m", plans, lambda p: values[p.key])
+    _, index = write_chunks(tmp_path, "m", plans, lambda p: [values[p.key]])
     reader = ChunkReader(tmp_path, merge_indexes([index]))
     for key, value in values.items():
         out = torch.empty_like(value)

@@ -5,6 +5,8 @@ import hashlib
 import itertools
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -165,3 +167,67 @@ def test_a_disk_that_fails_while_it_is_flushed(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="cannot write .*Input/output error"):
         writer.finish()
     assert flushed
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_pieces_out_of_a_ring_reach_a_slow_disk_whole(tmp_path, monkeypatch, hashed):
+    """No buffer is filled again before what was in it is written and hashed."""
+    pwrite = os.pwrite
+
+    def slow(fd, data, position):
+        time.sleep(0.002)
+        return pwrite(fd, data, position)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    path = tmp_path / "a.safetensors"
+    ring = tensor_file.Ring(nbytes=12)
+    writer = TensorFileWriter(path, [("x", torch.float32, (60,)), ("y", torch.bfloat16, (20,))],
+                              hashed=hashed)  # fmt: skip
+    order = list(range(20)) if hashed else [*range(0, 20, 2), *range(1, 20, 2)]
+    for number in order:
+        piece = ring.take((1, 3), torch.float32)
+        writer.write("x", piece.copy_(torch.arange(3.0) + 3 * number), 3 * number)
+    for number in range(20):
+        piece = ring.take((1,), torch.float32).fill_(number)
+        writer.write("y", piece, number)  # cast on the way
+    record = writer.finish()
+    assert torch.equal(load_file(path)["x"], torch.arange(60.0))
+    assert torch.equal(load_file(path)["y"], torch.arange(20).bfloat16())
+    assert record.sha256 == (hashlib.sha256(path.read_bytes()).hexdigest() if hashed else "")
+    assert ring.take((4,), torch.float32).shape == (4,)  # larger than a buffer: new memory
+
+
+def test_what_was_not_written_is_noticed(tmp_path):
+    writer = TensorFileWriter(tmp_path / "a.safetensors", [("x", torch.float32, (4,))])
+    writer.write("x", torch.zeros(3))
+    with pytest.raises(AssertionError, match="x was not written"):
+        writer.finish()
+    with pytest.raises(AssertionError, match="in order"):
+        writer.write("x", torch.zeros(1), 0)
+    writer.abort()
+
+
+def test_a_hash_beside_the_reader_is_that_of_the_file(tmp_path):
+    """In the file's order while it is read, the rest at the end; what comes again is left out."""
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.arange(1000.0), "y": torch.ones(10, 10)}, path)
+    with ThreadPoolExecutor(1) as pool:
+        running = tensor_file.RunningHash(pool)
+        with TensorFile(path, running) as file:
+            buffers = torch.empty(2, 100)
+            for number, start in enumerate((0, 100, 0, 200, 500)):
+                file.read_box("x", (start,), (100,), buffers[number % 2])
+        record = running.finish(path)
+    data = path.read_bytes()
+    assert (record.size, record.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_a_box_goes_into_tensors_of_any_kind(tmp_path):
+    full = torch.arange(24.0).view(4, 6)
+    save_file({"x": full}, tmp_path / "a.safetensors")
+    with TensorFile(tmp_path / "a.safetensors") as file:
+        columns = torch.zeros(4, 6, requires_grad=True)
+        file.read_box("x", (0, 2), (4, 3), columns[:, 3:])
+        assert torch.equal(columns[:, 3:], full[:, 2:5]) and not columns[:, :3].any()
+        half = file.read_box("x", (1, 0), (2, 6), torch.zeros(2, 6, dtype=torch.bfloat16))
+        assert torch.equal(half, full[1:3].bfloat16())

@@ -7,7 +7,7 @@ import torch
 
 from mindspeed_llm.config.model import ModelConfig, RopeConfig
 from mindspeed_llm.errors import CheckpointError
-from mindspeed_llm.models.names import NameRule, expand, hf_shapes, to_hf, to_mcore
+from mindspeed_llm.models.names import NameRule, expand, hf_shapes, spans, to_hf, to_mcore
 
 MODEL = ModelConfig(
     family="test", num_layers=2, hidden_size=3, ffn_hidden_size=5, num_attention_heads=4,
@@ -57,6 +57,15 @@ def test_both_directions_are_bit_exact(groups, rest, dtype):
         assert merged.shape == (mcore_rows, *rest) and merged.dtype is dtype
         for before, after in zip(tensors, to_hf(rule, model, merged), strict=True):
             assert torch.equal(before, after) and after.is_contiguous()
+
+
+def test_spans_name_every_row_of_both_sides_once():
+    for rule, rows in ((QKV, 16), (FUSED, 16), (GATE_UP, 10), (COPY, 7)):
+        places = spans(rule, MODEL, rows)
+        assert [row for s in places for row in range(s.mcore, s.mcore + s.rows)] == [*range(rows)]
+        shapes = hf_shapes(rule, MODEL, (rows, 3))
+        there = sorted((s.part, row) for s in places for row in range(s.hf, s.hf + s.rows))
+        assert there == [(p, row) for p, shape in enumerate(shapes) for row in range(shape[0])]
 
 
 def test_expand_writes_every_layer_out():
