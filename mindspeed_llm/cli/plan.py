@@ -40,13 +40,22 @@ class Candidate:
 
     @property
     def cost(self) -> tuple[int, ...]:
-        """What makes it slower, worst first: recomputed work, ranks that share a model, bubbles."""
+        """What makes it slower, worst first: recomputed work, ranks that share a model, bubbles.
+
+        Interleaved stages shorten the bubbles, but come last: what a step must have then is not
+        known here.
+        """
         parallel = self.run.parallel
         tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
         return (
             RECOMPUTE.index(self.run.recompute), tp * pp, parallel.context_parallel_size, pp,
-            parallel.expert_model_parallel_size, parallel.expert_tensor_size,
+            parallel.expert_model_parallel_size, parallel.expert_tensor_size, self.chunks,
         )  # fmt: skip
+
+    @property
+    def chunks(self) -> int:
+        """Parts of the model on each pipeline stage (VPP)."""
+        return self.run.parallel.num_virtual_stages_per_pipeline_rank or 1
 
     def flags(self) -> list[str]:
         """Of posttrain_gpt.py, for this layout."""
@@ -57,6 +66,8 @@ class Candidate:
             *(["--sequence-parallel"] if parallel.sequence_parallel else []),
             *([] if parallel.num_layer_list is None else
               ["--num-layer-list", parallel.num_layer_list]),
+            *([] if self.chunks == 1 else
+              ["--num-virtual-stages-per-pipeline-rank", str(self.chunks)]),
             *([] if parallel.context_parallel_size == 1 else
               ["--context-parallel-size", str(parallel.context_parallel_size)]),
             *_expert_flags(parallel),
@@ -163,9 +174,11 @@ def layouts(
         if model.experts is not None and tp > 1 and not together:
             continue
         whole = [1] if model.experts is not None and tp > 1 else []
-        for pp, ep, etp, cp in itertools.product(
-            _divisors(config.devices), experts, [None, *whole], ranks
+        for pp, chunks, ep, etp, cp in itertools.product(
+            _divisors(config.devices), (None, 2), experts, [None, *whole], ranks
         ):
+            if chunks is not None and model.num_layers % (pp * chunks):
+                continue
             if cp > 1 and config.seq_length % (2 * cp * (tp if together else 1)):
                 continue
             try:
@@ -173,6 +186,7 @@ def layouts(
                     tensor_model_parallel_size=tp,
                     pipeline_model_parallel_size=pp,
                     sequence_parallel=together,
+                    num_virtual_stages_per_pipeline_rank=chunks,
                     num_layer_list=_stages(model.num_layers, pp),
                     context_parallel_size=cp,
                     expert_model_parallel_size=ep,
@@ -218,7 +232,7 @@ def _show(
     table = Table(title=title)
     own = ("EP", "of TP") if model.experts is not None else ()
     rows = any(candidate.run.parallel.context_parallel_size > 1 for candidate in found)
-    layout = ("TP", "PP", "DP", *(["CP"] if rows else []), *own, "SP", "recompute")
+    layout = ("TP", "PP", "VPP", "DP", *(["CP"] if rows else []), *own, "SP", "recompute")
     for column in (*layout, "weights", "gradients", "optimizer", "activations", "passing", "total",
                    ""):  # fmt: skip
         table.add_column(column, justify="left" if column in ("SP", "recompute", "") else "right")
@@ -228,7 +242,7 @@ def _show(
         verdict = "fits" if memory.total <= limit else "too large"
         table.add_row(
             str(parallel.tensor_model_parallel_size), str(parallel.pipeline_model_parallel_size),
-            str(candidate.run.data_parallel),
+            str(candidate.chunks), str(candidate.run.data_parallel),
             *([str(parallel.context_parallel_size)] if rows else []),
             *([str(parallel.expert_model_parallel_size), str(parallel.expert_tensor_size)]
               if own else []),
@@ -236,9 +250,21 @@ def _show(
             candidate.run.recompute, *(f"{size / 2**30:.2f}" for size in sizes),
             "<- chosen" if candidate is chosen else verdict,
         )  # fmt: skip
-    # a pipe has no width of its own, and 80 columns are too few for twelve
-    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
+    # a pipe has no width of its own, and 80 columns are too few for thirteen
+    console = Console(width=None if sys.stdout.isatty() else 150, markup=False, highlight=False)
     console.print(table)
     if chosen is not None:
         console.print("fits with the least recomputation, then the fewest ranks a model:")
         console.print("  posttrain_gpt.py " + " ".join(chosen.flags()) + " ...", soft_wrap=True)
+        for other in found:
+            if other.memory.total <= limit and _interleaved(chosen, other):
+                stages = chosen.run.parallel.pipeline_model_parallel_size
+                console.print(f"with --num-virtual-stages-per-pipeline-rank {other.chunks} it fits "
+                              "too, and stages wait less for each other; a step must then have a "
+                              f"multiple of {stages} micro-batches", soft_wrap=True)  # fmt: skip
+
+
+def _interleaved(chosen: Candidate, other: Candidate) -> bool:
+    """Whether `other` is `chosen` with its stages cut into chunks."""
+    plain = dataclasses.replace(other.run.parallel, num_virtual_stages_per_pipeline_rank=None)
+    return other.chunks > 1 and dataclasses.replace(other.run, parallel=plain) == chosen.run

@@ -40,6 +40,7 @@ def test_every_layout_is_there_once_and_fits_the_model(planned):
     found = json.loads(planned(*EIGHT, "--json")[1])
     layouts = {(c["tensor_model_parallel_size"], c["pipeline_model_parallel_size"],
                 c["data_parallel_size"]) for c in found["candidates"]}  # fmt: skip
+    assert all(c["num_virtual_stages_per_pipeline_rank"] is None for c in found["candidates"])
     assert layouts == {(1, 1, 8), (1, 2, 4), (1, 4, 2), (1, 8, 1), (2, 1, 4), (2, 2, 2), (2, 4, 1),
                        (4, 1, 2), (4, 2, 1), (8, 1, 1)}  # fmt: skip
     # 42 layers do not divide by 4 or 8
@@ -97,6 +98,27 @@ def test_rows_are_shared_where_nothing_else_fits(planned):
     assert " CP " in planned(*flags, name="Llama 3.2 1B")[1]
 
 
+def test_interleaved_stages_where_the_layers_divide(planned):
+    """32 layers: 2 chunks on each of 2, 4 or 8 stages. The plain pipeline is taken, which makes no
+    demand on the number of micro-batches; the other is named."""
+    flags = ("--devices", "8", "--devices-per-node", "1", "--memory", "40GiB", "--seq-length",
+             "4096")  # fmt: skip
+    found = json.loads(planned(*flags, "--json", name="Llama 3.1 8B")[1])
+    by_layout = {(c["pipeline_model_parallel_size"], c["num_virtual_stages_per_pipeline_rank"]): c
+                 for c in found["candidates"] if c["recompute"] == "full"}  # fmt: skip
+    assert {*by_layout} == {(1, None), *((pp, v) for pp in (2, 4, 8) for v in (None, 2))}
+    plain, cut = (by_layout[4, v]["memory"] for v in (None, 2))
+    assert cut["activations"] > plain["activations"] and cut["optimizer"] == plain["optimizer"]
+    settings, _ = read_settings([*by_layout[4, 2]["flags"], *NEEDED])
+    assert settings.parallel.num_virtual_stages_per_pipeline_rank == 2
+    chosen = found["chosen"]
+    assert chosen["pipeline_model_parallel_size"] > 1
+    assert chosen["num_virtual_stages_per_pipeline_rank"] is None
+    out = planned(*flags, name="Llama 3.1 8B")[1]
+    assert " VPP " in out and "--num-virtual-stages-per-pipeline-rank 2 it fits too" in out
+    assert f"a multiple of {chosen['pipeline_model_parallel_size']} micro-batches" in out
+
+
 def test_nothing_fits(planned):
     code, out, err = planned("--devices", "2", "--memory", "8GiB", "--seq-length", "8192")
     assert code == 2 and "chosen" not in out
@@ -129,8 +151,10 @@ def test_experts_are_spread_over_devices(planned):
         (c["tensor_model_parallel_size"], c["pipeline_model_parallel_size"],
          c["expert_model_parallel_size"], c["expert_tensor_parallel_size"]): c
         for c in found["candidates"] if c["recompute"] == "none"
+        and c["num_virtual_stages_per_pipeline_rank"] is None
     }  # fmt: skip
-    assert len(by_layout) * 3 == len(found["candidates"])
+    both = sum(1 if layout[1] == 1 else 2 for layout in by_layout)  # 48 layers: 2 x 8 divides them
+    assert both * 3 == len(found["candidates"])
     assert {(1, 1, 1, None), (1, 1, 8, None), (2, 1, 4, None), (2, 1, 8, 1), (4, 2, 4, 1)} < {
         *by_layout
     }
