@@ -1,7 +1,8 @@
 """Owns writing weights as a torch_dist checkpoint, which megatron-core's dist_checkpointing loads.
 
 torch.distributed.checkpoint writes the files; its planner interface asks for one tensor at a time,
-so no model is in memory. It knows neither where the weights are from nor the final place.
+so the largest and torch.save's copy of it are in memory. It knows neither where the weights are
+from nor the final place.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from megatron.core.dist_checkpointing.mapping import ShardedObject
@@ -80,7 +83,10 @@ def write_torch_dist(
     Raises:
         CheckpointError: the disk refuses.
     """
-    writer = dcp.FileSystemWriter(directory, single_file_per_rank=True, sync_files=True)
+    # Nothing is asked for ahead, so that one buffer serves for all tensors.
+    writer = dcp.FileSystemWriter(
+        directory, single_file_per_rank=True, sync_files=True, per_thread_copy_ahead=0
+    )
     planner = _Planner(plan, fetch, _extra_states(plan, num_layers), on_bytes)
     try:
         dcp.save({}, storage_writer=writer, planner=planner, no_dist=True)
@@ -135,6 +141,7 @@ class _Planner(SavePlanner):
     ) -> None:  # fmt: skip
         self._fetch, self._empty, self._on_bytes = fetch, empty, on_bytes
         self._by_place = {(p.key, p.offset): p for p in plan}
+        self._buffer = np.empty(max((p.nbytes for p in plan), default=0), np.uint8)
 
     def set_up_planner(self, state_dict: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the plan was given."""
@@ -173,13 +180,13 @@ class _Planner(SavePlanner):
         index = write_item.index
         assert index.offset is not None
         planned = self._by_place[index.fqn, tuple(index.offset)]
-        tensor = torch.empty(planned.shape, dtype=planned.dtype)
-        flat, start = tensor.view(-1), 0
+        count = math.prod(planned.shape)
+        flat, start = torch.frombuffer(self._buffer, dtype=planned.dtype, count=count), 0
         for piece in self._fetch(planned):
             flat[start : start + piece.numel()] = cast(piece, planned.dtype, planned.key).view(-1)
             start += piece.numel()
             self._on_bytes(piece.numel() * planned.dtype.itemsize)
-        return tensor
+        return flat.view(planned.shape)
 
 
 def _chunk(planned: Planned) -> ChunkStorageMetadata:

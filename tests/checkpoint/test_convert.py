@@ -1,16 +1,19 @@
 """Hugging Face -> Megatron-Core -> Hugging Face is bit-exact, and nothing is ever half done."""
 
 import json
+import math
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mindspeed_llm.checkpoint import directory, mcore_writer, tensor_file
+from mindspeed_llm.checkpoint import convert, directory, mcore_writer, tensor_file
 from mindspeed_llm.checkpoint.convert import hf_to_mcore, mcore_to_hf
 from mindspeed_llm.checkpoint.directory import MANIFEST, TRACKER, find_checkpoint
 from mindspeed_llm.config.parallel import ParallelConfig
@@ -61,6 +64,67 @@ def test_there_and_back_is_bit_exact(tmp_path, tiny_hf_model, family, changes):
     assert back.tensors == len(weights(source))
     for name in ("config.json", "generation_config.json"):
         assert (source / name).read_bytes() == (back.path / name).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen2", "qwen3_moe"])
+def test_blocks_are_small_and_make_the_same_files(tmp_path, tiny_hf_model, monkeypatch, family):
+    """No more than a block is asked of what is read; the last of a span may be shorter."""
+    source = tiny_hf_model(family, tmp_path / "hf")
+    whole = hf_to_mcore(source, tmp_path / "whole").path
+    asked = []
+
+    class Small(tensor_file.Ring):
+        def __init__(self):
+            super().__init__(nbytes=1000)
+
+        def take(self, shape, dtype):
+            asked.append(math.prod(shape) * dtype.itemsize)
+            return super().take(shape, dtype)
+
+    monkeypatch.setattr(convert, "Ring", Small)
+    done = hf_to_mcore(source, tmp_path / "mcore")
+    assert weights_of(done.path) == weights_of(whole)
+    mcore_to_hf(tmp_path / "mcore", tmp_path / "back")
+    assert_same_bytes(weights(source), weights(tmp_path / "back"))
+    assert max(asked) <= 1000 and len(asked) > 2 * done.tensors
+
+
+def weights_of(checkpoint):
+    """Name and hash of its weight files."""
+    files = find_checkpoint(checkpoint).files
+    return {name: record.sha256 for name, record in files.items() if name.startswith("model-")}
+
+
+_PEAK = """
+import sys
+from mindspeed_llm.cli.main import main
+code = main(sys.argv[1:])
+said = open("/proc/self/status").read()
+print("peak", said.split("VmHWM:")[1].split()[0])
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_tensors(tmp_path, tiny_hf_model):
+    """Two tensors of 0.5 GB; torch_dist holds the largest twice."""
+    vocabulary = 2_000_000
+    source = tiny_hf_model("llama", tmp_path / "hf", vocab_size=vocabulary)
+    largest = 4 * 64 * vocabulary
+    place, target = tmp_path / "mcore", tmp_path / "back"
+    to_mcore = ["--load-model-type", "hf", "--save-model-type", "mg"]
+    to_hf = ["--load-model-type", "mg", "--save-model-type", "hf", "--no-verify", "--trust-pickle"]
+    for kind, allowed in (("safetensors", 500e6), ("torch_dist", 2 * largest + 500e6)):
+        for flags, origin, result in ((to_mcore, source, place), (to_hf, place, target)):
+            flags = flags + ["--load-dir", str(origin), "--save-dir", str(result)]
+            flags += ["--ckpt-format", kind] if result == place else []
+            done = subprocess.run([sys.executable, "-c", _PEAK, "convert", *flags], check=True,
+                                  capture_output=True, text=True)  # fmt: skip
+            peak = int(done.stdout.rsplit("peak", 1)[1]) * 1024
+            assert peak < allowed, (kind, flags)
+        assert_same_bytes(weights(source), weights(target))
+        shutil.rmtree(place)
+        shutil.rmtree(target)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
