@@ -1,7 +1,8 @@
-"""What a turn of a chat costs: time to its first token against the length of its history, and
-tokens a second against transformers' `generate`, in the same run, with the same weights.
+"""What a turn of a chat costs: tokens a second after the first against transformers' `generate` and
+against the memory that has to be read, and time to the first token against the length of the
+history, in the same run, with the same weights.
 
-    python benchmarks/chat.py --threads 1
+    python benchmarks/chat.py
     python benchmarks/chat.py --load HF --bf16
 
 Without --load a Llama of SmolLM2-135M's sizes is made with random weights, which cost what trained
@@ -15,6 +16,7 @@ import mindspeed_llm.megatron_adaptor  # noqa: F401  before anything of megatron
 
 # isort: split
 import argparse
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -64,16 +66,18 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def start(directory: Path, dtype: torch.dtype) -> Engine:
-    """The engine of a whole model in this process; nothing ends a reply but its length."""
+def start(directory: Path, dtype: torch.dtype) -> tuple[Engine, int]:
+    """(the engine of a whole model in this process, bytes of its matrices); nothing ends a reply
+    but its length."""
     parallel_state.initialize_model_parallel(1, 1)
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     config = read_model(directory)
     model = build_model(config, ParallelConfig(), dtype=dtype, perform_initialization=False)
     load_weights(directory, [model])
     model.eval().requires_grad_(False)
+    size = sum(w.numel() * w.element_size() for w in model.parameters() if w.dim() == 2)
     context = min(config.max_position_embeddings, 8192)
-    return Engine(Stages(model, torch.device("cpu"), context), Ranks(0), stop_ids=())
+    return Engine(Stages(model, torch.device("cpu"), context), Ranks(0), stop_ids=()), size
 
 
 class Theirs:
@@ -100,44 +104,54 @@ def ids_of(length: int, seed: int) -> list[int]:
     return torch.randint(5, 400, (length,), generator=generator).tolist()
 
 
-def decoding(engine: Engine, theirs: Theirs, rows: int, new: int, repeat: int) -> None:
-    """Tokens a second, prefill of 32 tokens included, and whether the ids are the same."""
+def decoding(engine: Engine, theirs: Theirs, rows: int, new: int, repeat: int) -> float:
+    """Print tokens a second after each row's first one, and whether the ids are the same.
+
+    What a reply of one token takes, prefill of 32 tokens and all that is done once, is taken off.
+
+    Returns:
+        Our seconds for one step of all rows.
+    """
     prompts = [ids_of(32, seed) for seed in range(rows)]
     kept: dict[str, list[list[int]]] = {}
 
-    def ours() -> None:
+    def ours(count: int) -> None:
         engine.forget()
         replies = (
-            engine.generate_batch(prompts, max_new_tokens=new, batch_size=rows)
+            engine.generate_batch(prompts, max_new_tokens=count, batch_size=rows)
             if rows > 1
-            else [engine.generate(prompts[0], max_new_tokens=new)]
+            else [engine.generate(prompts[0], max_new_tokens=count)]
         )
-        kept["ours"] = [reply.ids for reply in replies]
+        kept["here"] = [reply.ids for reply in replies]
 
-    def hugging_face() -> None:
-        kept["theirs"] = theirs(prompts, new)
+    def hugging_face(count: int) -> None:
+        kept["transformers"] = theirs(prompts, count)
 
-    spent = least({"ours": ours, "theirs": hugging_face}, repeat)
-    same = "same ids" if kept["ours"] == kept["theirs"] else "other ids"
-    for name, (wall, processor) in spent.items():
-        count = rows * new
-        print(f"decode, {rows:2} rows  {name:7} {count / wall:7.1f} tokens/s  "
-              f"{count / processor:7.1f} tokens/CPU s  ({same})", flush=True)  # fmt: skip
+    work = {"here": ours, "transformers": hugging_face}
+    spent = least(
+        {f"{name} {count}": functools.partial(one, count)
+         for count in (1, new + 1) for name, one in work.items()}, repeat,
+    )  # fmt: skip
+    same = "same ids" if kept["here"] == kept["transformers"] else "other ids"
+    steps: dict[str, float] = {}
+    for name in work:
+        wall, processor = (
+            (long - short) / new
+            for long, short in zip(spent[f"{name} {new + 1}"], spent[f"{name} 1"], strict=True)
+        )
+        steps[name] = wall
+        print(f"decode, {rows:2} rows  {name:12} {rows / wall:7.1f} tokens/s  "
+              f"{rows / processor:7.1f} tokens/CPU s  {wall * 1e3:6.1f} ms a step  ({same})",
+              flush=True)  # fmt: skip
+    print(f"decode, {rows:2} rows  {steps['transformers'] / steps['here']:.2f} times transformers")
+    return steps["here"]
 
 
-def bandwidth(engine: Engine, repeat: int) -> None:
-    """Milliseconds in which every weight is multiplied with one token and nothing else is done."""
-    weights = [w for w in engine.stages.model.parameters() if w.dim() == 2]
-    rows = [torch.randn(1, w.shape[1], dtype=w.dtype) for w in weights]
-
-    def read() -> None:
-        for row, weight in zip(rows, weights, strict=True):
-            torch.nn.functional.linear(row, weight)
-
-    ((wall, processor),) = least({"read": read}, repeat).values()
-    size = sum(w.numel() * w.element_size() for w in weights)
-    print(f"matrices alone: {wall * 1e3:.1f} ms a token ({processor * 1e3:.1f} CPU ms), "
-          f"{size / wall / 1e9:.1f} GB/s")  # fmt: skip
+def memory_speed(size: int, repeat: int) -> float:
+    """Bytes a second at which memory of `size` bytes is read."""
+    block = torch.ones(size // 4)
+    ((wall, _),) = least({"read": block.sum}, repeat).values()
+    return size / wall
 
 
 def first_tokens(engine: Engine, histories: Sequence[int], repeat: int) -> None:
@@ -178,11 +192,17 @@ def main() -> None:
     init_distributed(detect("cpu"), timeout_minutes=2)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         directory = given.load or made(Path(folder))
-        engine, theirs = start(directory, dtype), Theirs(directory, dtype)
+        (engine, size), theirs = start(directory, dtype), Theirs(directory, dtype)
         print(f"{dtype}, {given.threads} threads, transformers {transformers.__version__}")
-        bandwidth(engine, 5 * given.repeat)
-        for rows in given.rows:
-            decoding(engine, theirs, rows, given.new, given.repeat)
+        steps = {
+            rows: decoding(engine, theirs, rows, given.new, given.repeat) for rows in given.rows
+        }
+        if 1 in steps:
+            limit = size / memory_speed(size, 5 * given.repeat)
+            print(f"{size / 1e6:.0f} MB of matrices are read in {limit * 1e3:.1f} ms: "
+                  f"{limit / steps[1]:.0%} of a step of one row")  # fmt: skip
+            for rows in steps.keys() - {1}:
+                print(f"{rows} rows: {rows * steps[1] / steps[rows]:.1f} times the tokens of one")
         first_tokens(engine, given.history, given.repeat)
     shutdown_distributed()
 
