@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import time
@@ -12,10 +13,12 @@ from typing import Any
 
 import torch
 
+from mindspeed_llm.checkpoint.blend import BlendedSource
 from mindspeed_llm.checkpoint.convert import (
     Converted,
     check_apart,
     check_hf_target,
+    check_stored,
     hf_to_mcore,
     mcore_to_hf,
     source_to_mcore,
@@ -32,6 +35,7 @@ from mindspeed_llm.checkpoint.merge import (
     merge_to_hf,
     merge_to_mcore,
 )
+from mindspeed_llm.checkpoint.store import TensorSource
 from mindspeed_llm.checkpoint.tracker import find_foreign
 from mindspeed_llm.checkpoint.weights import Place, locate, open_base
 from mindspeed_llm.cli.verify import checker
@@ -40,8 +44,9 @@ from mindspeed_llm.config.flags import parse
 from mindspeed_llm.config.model import ModelConfig
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.data.model_tokenizer import model_tokenizer
-from mindspeed_llm.errors import ConfigError
-from mindspeed_llm.models.registry import FAMILIES, read_model
+from mindspeed_llm.errors import CheckpointError, ConfigError
+from mindspeed_llm.models.names import expand
+from mindspeed_llm.models.registry import FAMILIES, read_model, rules_of
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Names that guides use for a family, beside its own and its Hugging Face model types.
@@ -67,6 +72,10 @@ def main(argv: Sequence[str]) -> int:
     start = time.monotonic()
     place = locate(settings.load_dir, settings.lora_load, trust_pickle=settings.trust_pickle)
     if place.adapter is not None:
+        if settings.blend_with is not None:
+            raise ConfigError(f"--blend-with: --load-dir {settings.load_dir} gives an adapter, not "
+                              "whole weights; merge it first (--save-model-type mg without "
+                              "--blend-with)")  # fmt: skip
         done = _with_adapter(settings, place)
     elif settings.save_lora_to_hf:
         raise ConfigError(f"--save-lora-to-hf: --load-dir {settings.load_dir} is no LoRA "
@@ -130,12 +139,30 @@ def _mcore_to_mcore(settings: config.ConvertConfig) -> Converted:
     _check(settings, directory)
     check_apart(settings.load_dir, settings.save_dir)
     source, _ = open_base(settings.load_dir, trust_pickle=settings.trust_pickle)
+    if settings.blend_with is not None:
+        source = _blended(settings, settings.blend_with, source, read_model(directory))
     with _target_flags():
         target = Target(root=settings.save_dir, **_options(settings))
         done = source_to_mcore(source, target, model=read_model(directory), documents=directory,
                                dtype=_dtype(settings))  # fmt: skip
     _note(target.parallel)
     return done
+
+
+def _blended(
+    settings: config.ConvertConfig, start: Path, tuned: TensorSource, model: ModelConfig
+) -> TensorSource:
+    """Weights between those at `start` and the tuned ones, which are of one model."""
+    check_apart(start, settings.save_dir)
+    own = read_model(model_directory(start))
+    if dataclasses.replace(own, dtype=model.dtype) != model:
+        raise CheckpointError(f"--blend-with {start}: a {own.family} model of another shape than "
+                              f"the {model.family} model of --load-dir {settings.load_dir}; give "
+                              "the weights that its run started from")  # fmt: skip
+    first, _ = open_base(start, trust_pickle=settings.trust_pickle)
+    check_stored(start, first, expand(rules_of(model), model.num_layers), model)
+    assert settings.blend_share is not None, "checked with the flags"
+    return BlendedSource(first, tuned, settings.blend_share)
 
 
 def _note(parallel: ParallelConfig) -> None:

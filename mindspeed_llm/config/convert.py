@@ -76,6 +76,16 @@ class ConvertConfig:
         help="adapter to merge into the weights of --load-dir: a LoRA checkpoint of ours or a PEFT "
         "directory; a LoRA checkpoint may also be --load-dir itself",
     )
+    blend_with: Path | None = setting(
+        None,
+        help="weights that the run of --load-dir started from (a checkpoint or a Hugging Face "
+        "directory); what is written lies on the line from them to those of --load-dir; mg -> mg",
+    )
+    blend_share: float | None = setting(
+        None,
+        help="with --blend-with: how far to go from there to --load-dir's weights, above 0 and "
+        "below 1; less keeps more of what the model knew before",
+    )
     save_lora_to_hf: bool = setting(
         False, help="write the adapter by itself, as a PEFT directory; mg -> hf"
     )
@@ -123,12 +133,26 @@ class ConvertConfig:
                               "compared; leave it out")  # fmt: skip
         if not self.max_shard_gb > 0:
             raise ConfigError(f"--max-shard-gb is {self.max_shard_gb}; expected more than 0")
+        self._check_blend()
         place = self.tokenizer_model
         if place is not None and not place.exists():
             raise ConfigError(
                 f"--tokenizer-model {place}: no such file or directory; expected tokenizer.json "
                 "or the directory that has it"
             )
+
+    def _check_blend(self) -> None:
+        share = self.blend_share
+        if (self.blend_with is None) != (share is None):
+            raise ConfigError("--blend-with and --blend-share need each other; give both or "
+                              "neither")  # fmt: skip
+        if share is None:
+            return
+        if not 0 < share < 1:
+            raise ConfigError(f"--blend-share is {share}; expected more than 0 and less than 1")
+        if (self.load_model_type, self.save_model_type) != ("mg", "mg"):
+            raise ConfigError("--blend-with makes a checkpoint of two others; give "
+                              "--load-model-type mg --save-model-type mg")  # fmt: skip
 
     def _check_adapter_export(self) -> None:
         if (self.load_model_type, self.save_model_type) != ("mg", "hf"):

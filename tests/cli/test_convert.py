@@ -131,3 +131,40 @@ def test_the_tokenizer_of_another_model(tmp_path, tiny_chat_dir, make_tokenizer_
     assert to_mg(tiny_chat_dir, tmp_path / "mcore", "--tokenizer-model", own) == 0
     assert to_hf(tmp_path / "mcore", tmp_path / "back", "--tokenizer-model", str(other)) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "back").exists()
+
+
+def to_blend(start, tuned, target, *more):
+    return run(convert.main, ["--load-model-type", "mg", "--save-model-type", "mg", "--load-dir",
+                              str(tuned), "--save-dir", str(target), "--blend-with", str(start),
+                              *more])  # fmt: skip
+
+
+def test_a_checkpoint_between_two_others(tmp_path, tiny_hf_model):
+    """Three quarters of the way, from a checkpoint or from Hugging Face weights."""
+    start = tiny_hf_model("llama", tmp_path / "start", seed=1)
+    end = tiny_hf_model("llama", tmp_path / "end", seed=2)
+    assert to_mg(end, tmp_path / "tuned") == 0 and to_mg(start, tmp_path / "base") == 0
+    before, after = (load_file(d / "model.safetensors") for d in (start, end))
+    for name, first in (("of_hf", start), ("of_mg", tmp_path / "base")):
+        blended = tmp_path / name
+        assert to_blend(first, tmp_path / "tuned", blended, "--blend-share", "0.75") == 0
+        assert to_hf(blended, tmp_path / f"{name}_hf", "--no-verify") == 0
+        found = load_file(tmp_path / f"{name}_hf" / "model.safetensors")
+        assert found.keys() == after.keys()
+        for key, tensor in found.items():
+            assert torch.equal(tensor, torch.lerp(before[key], after[key], 0.75)), key
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ([], ["--blend-with and --blend-share need each other"]),
+    (["--blend-share", "1.5"], ["--blend-share is 1.5", "less than 1"]),
+    (["--blend-share", "0.5", "--save-model-type", "hf"], ["--save-model-type mg"]),
+    (["--blend-share", "0.5"], ["gemma2 model of another shape", "llama"]),
+])  # fmt: skip
+def test_what_cannot_be_blended(tmp_path, gemma2, tiny_chat_dir, capsys, flags, words):
+    assert to_mg(tiny_chat_dir, tmp_path / "tuned") == 0
+    capsys.readouterr()
+    assert to_blend(gemma2, tmp_path / "tuned", tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1 and all(word in error for word in words), error
+    assert not (tmp_path / "out").exists()
