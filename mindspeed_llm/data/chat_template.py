@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from mindspeed_llm.data.messages import Conversation, Message
+from mindspeed_llm.data.tool_form import ToolForm
 
 BOS = "{bos}"
 EOS = "{eos}"
@@ -107,6 +108,7 @@ class Template:
             (MindSpeed-LLM's efficient_eos).
         train_after: `after` is trained (MindSpeed-LLM).
         empty_system: False: an empty system text asks for the default one (MindSpeed-LLM).
+        tools: how tools, calls and results are written; None: they cannot be.
     """
 
     name: str
@@ -134,21 +136,38 @@ class Template:
     eos_label: bool = False
     train_after: bool = False
     empty_system: bool = True
+    tools: ToolForm | None = None
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Every special token that may occur: `markers`, and those of the tool form, which a
+        tokenizer need not have."""
+        return self.markers if self.tools is None else (*self.markers, *self.tools.markers)
 
     def plan(self, conversation: Conversation) -> list[Part]:
         """See `ChatTemplate.plan`."""
         system = self._system(conversation)
         parts = self._fill(self.prefix)
+        listing = self.tools if conversation.tools else None
+        if listing is not None and listing.place == "block":
+            parts += self._fill(listing.tools, conversation.tools)
+        form = (listing.system if listing is not None else "") or self.system
         lead = ""
-        if system is not None and self.system:
-            parts += self._apart() + self._fill(self.system, system)
+        if system is not None and form:
+            parts += self._apart() + self._fill(form, system)
         elif system is not None:
             lead = self.lead.replace(CONTENT, system, 1)
+        if listing is not None and listing.place == "question":
+            lead += listing.tools.replace(CONTENT, conversation.tools, 1)
         eos_due = False
         for index, message in enumerate(conversation.messages):
             if message.role == "user":
                 train = conversation.is_target(message)
-                parts += self._question(message.content, lead, index == 0, train, eos_due)
+                parts += (
+                    self._results(message, train)
+                    if message.tool
+                    else (self._question(message.content, lead, index == 0, train, eos_due))
+                )
                 lead = ""
             else:
                 parts += self._reply(message, self._is_earlier(conversation, index))
@@ -181,7 +200,8 @@ class Template:
     def fingerprint(self) -> str:
         """Hash of the template's data; a field added later counts only where it is used."""
         added = {f.name: f.default for f in dataclasses.fields(self) if f.name not in _FIRST_FIELDS}
-        data = {key: value for key, value in dataclasses.asdict(self).items()
+        plain = dataclasses.replace(self, tools=None)  # a form that is added changes no old row
+        data = {key: value for key, value in dataclasses.asdict(plain).items()
                 if key not in added or value != added[key]}  # fmt: skip
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -212,12 +232,20 @@ class Template:
         elif self.trim:
             text = text.strip()
         form = self.first_user if first and self.first_user else self.user
-        parts = self._fill(form, text, lead, train) + self._fill(self.header)
+        parts = self._fill(form, text, lead=lead, train=train) + self._fill(self.header)
         if eos_due:
             parts[0] = parts[0]._replace(label=EOS)
         return self._apart() + parts
 
+    def _results(self, message: Message, train: bool) -> list[Part]:
+        assert self.tools is not None
+        header = self.header if self.tools.header is None else self.tools.header
+        form = self.tools.results.form(len(message.tool))
+        return self._fill(form, *message.tool, train=train) + self._fill(header)
+
     def _reply(self, message: Message, earlier: bool) -> list[Part]:
+        if message.tool:
+            return self._calls(message)
         text, verbatim = self._spoken(message, earlier)
         # An earlier answer that generation would not produce is context, never a target.
         trained = message.train and verbatim
@@ -227,6 +255,16 @@ class Template:
             parts.append(Part("marker", self.end, trained))
         after = self._fill(self.after)
         return parts + [part._replace(trained=trained and self.train_after) for part in after]
+
+    def _calls(self, message: Message) -> list[Part]:
+        assert self.tools is not None
+        said = self._fill(self.tools.calls.form(len(message.tool)), *message.tool)
+        if message.content:
+            said = [Part("answer", message.content + (self.tools.beside or "")), *said]
+        elif said[0].kind == "text":
+            said[0] = said[0]._replace(kind="answer")
+        said.append(Part("marker", self.tools.call_end or self.end))
+        return [part._replace(trained=message.train) for part in said] + self._fill(self.after)
 
     def _is_earlier(self, conversation: Conversation, index: int) -> bool:
         """Whether an answer precedes the last question, so that its thinking is over."""
@@ -260,18 +298,19 @@ class Template:
     def _apart(self) -> list[Part]:
         return [Part("cut", "")] if self.apart else []
 
-    def _fill(self, form: str, content: str = "", lead: str = "",
+    def _fill(self, form: str, *contents: str, lead: str = "",
               train: bool = False) -> list[Part]:  # fmt: skip
-        """Parts of a form; with `train` the content and the marker that ends it are targets."""
-        # The form is split first and the content put in afterwards: nothing a user types is ever
+        """Parts of a form; with `train` the contents and the marker that ends each are targets."""
+        # The form is split first and contents put in afterwards: nothing a user types is ever
         # read as a marker or as a placeholder.
         parts: list[Part] = []
+        due = iter(contents)
         inside = False
-        for part in _split_form(form, self.markers):
+        for part in _split_form(form, self.written):
             if part is None:
                 parts += [Part("text", lead)] if lead else []
                 inside = train
-            parts.append(Part("text", content, inside) if part is None else
+            parts.append(Part("text", next(due), inside) if part is None else
                          Part(part.kind, part.text, inside))  # fmt: skip
             inside = inside and parts[-1].kind != "marker"
         return parts

@@ -5,13 +5,14 @@ It knows no file format and no template. An unusable row raises RowError; none i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mindspeed_llm.data.fields import json_list, kind_of, text, text_or_empty
 from mindspeed_llm.data.messages import Conversation, Message, Role, RowError
-from mindspeed_llm.data.tool_form import WITHOUT_FORM, ToolForm, read_calls, read_tools
+from mindspeed_llm.data.tool_form import WITHOUT_FORM, ToolForm, ToolTurns, read_calls, read_tools
 from mindspeed_llm.errors import ConfigError
 
 _SHAREGPT = {
@@ -43,7 +44,7 @@ class MessageListSource:
     else the system column's, else the template's default. A message with `loss` or `weight` (0, 1,
     true or false) says itself whether it is trained.
 
-    Calls of tools, their results and the tools themselves become text by `tool_form`; a result is a
+    Calls of tools, their results and the tools themselves are written by `tool_form`; a result is a
     target only where it says so, several in a row are one turn. Without a form such rows are
     refused.
 
@@ -53,7 +54,7 @@ class MessageListSource:
         tags: names in use, a value for each key of the table above.
         tools: column of the tools, which rows may lack; None: not read.
         mapped: columns that the user named himself, which must therefore exist.
-        tool_form: how the template writes tools; None: it cannot.
+        tool_form: how the template writes tools; a text: why it cannot.
     """
 
     messages: str
@@ -61,7 +62,7 @@ class MessageListSource:
     tags: Mapping[str, str]
     tools: str | None = None
     mapped: frozenset[str] = frozenset()
-    tool_form: ToolForm | None = None
+    tool_form: ToolForm | str = "no form for tools"
 
     @classmethod
     def sharegpt(cls, map_keys: Mapping[str, Any] | None) -> MessageListSource:
@@ -122,6 +123,7 @@ class MessageListSource:
         system = text_or_empty(row.get(self.system), self.system) if self.system else ""
         named: str | None = system or None
         messages: list[Message] = []
+        written = None if isinstance(self.tool_form, str) else ToolTurns(self.tool_form)
         for index, item in enumerate(items):
             where = f"{self.messages}[{index}]"
             if not isinstance(item, Mapping):
@@ -131,45 +133,43 @@ class MessageListSource:
                 if item.get(self.tags["content_tag"]) is not None:
                     named = self._content(item, where)
                 continue
-            message = self._message(item, where)
-            if self._is_result(item) and index and self._is_result(items[index - 1]):
+            message = self._message(item, where, written)
+            both = messages and messages[-1].role == message.role
+            if both and ((messages[-1].tool and message.tool) or (
+                    self._is_result(item) and self._is_result(items[index - 1]))):  # fmt: skip
                 message = _after(messages.pop(), message)
             messages.append(message)
-        return Conversation(tuple(messages), self._with_tools(named, row))
+        return self._with_tools(Conversation(tuple(messages), named), row)
 
-    def _with_tools(self, system: str | None, row: Mapping[str, Any]) -> str | None:
-        tools = read_tools(row.get(self.tools), self.tools) if self.tools else []
+    def _with_tools(self, talk: Conversation, row: Mapping[str, Any]) -> Conversation:
+        field = str(self.tools)
+        tools = read_tools(row.get(self.tools), field) if self.tools else []
         if not tools:
-            return system
-        return self._form(str(self.tools)).system(system, tools)
-
-    def _form(self, field: str) -> ToolForm:
-        if self.tool_form is None:
-            raise RowError(field, "this template has no form for tools (chatml, qwen, qwen2.5 and "
-                           "qwen3 have)", kind=WITHOUT_FORM)  # fmt: skip
-        return self.tool_form
+            return talk
+        if isinstance(self.tool_form, str):
+            raise RowError(field, self.tool_form, kind=WITHOUT_FORM)
+        listed = self.tool_form.listed(tools, field)
+        if self.tool_form.flat:
+            return dataclasses.replace(talk, system=self.tool_form.flat_system(talk.system, listed))
+        return dataclasses.replace(talk, tools=listed)
 
     def _is_result(self, item: Any) -> bool:
         role = item.get(self.tags["role_tag"]) if isinstance(item, Mapping) else None
         return role == self.tags["observation_tag"]
 
-    def _message(self, item: Mapping[str, Any], where: str) -> Message:
+    def _message(self, item: Mapping[str, Any], where: str, written: ToolTurns | None) -> Message:
         role = item.get(self.tags["role_tag"])
         field = f"{where}.{self.tags['role_tag']}"
+        calling = role == self.tags["assistant_tag"] and item.get("tool_calls")
+        if calling or role in (self.tags["function_tag"], self.tags["observation_tag"]):
+            if written is None:
+                raise RowError(field, str(self.tool_form), kind=WITHOUT_FORM)
+            return self._tool_message(item, where, written)
+        if written is not None:
+            written.other(where)
         if role == self.tags["user_tag"]:
             question = text(self._content(item, where), where, "user turn")
             return _marked("user", question, item, where)
-        if role == self.tags["observation_tag"]:
-            result = self._form(field).result(self._content(item, where))
-            return _marked("user", result, {"loss": 0, **item}, where)
-        if role == self.tags["function_tag"]:
-            content_field = f"{where}.{self.tags['content_tag']}"
-            calls = read_calls(item.get(self.tags["content_tag"]), content_field)
-            return _marked("assistant", self._form(field).calls("", calls), item, where)
-        if role == self.tags["assistant_tag"] and item.get("tool_calls"):
-            calls = read_calls(item["tool_calls"], f"{where}.tool_calls")
-            answer = self._form(field).calls(self._content(item, where), calls)
-            return _marked("assistant", answer, item, where)
         if role == self.tags["assistant_tag"]:
             answer = text(self._content(item, where), where, "answer")
             return _marked("assistant", answer, item, where)
@@ -179,6 +179,20 @@ class MessageListSource:
             repr(self.tags[f"{name}_tag"]) for name in ("user", "assistant", "system")
         )
         raise RowError(field, f"{role!r}, expected {known} (--map-keys tags)", kind="unknown role")
+
+    def _tool_message(self, item: Mapping[str, Any], where: str, written: ToolTurns) -> Message:
+        if self._is_result(item):
+            content = self._content(item, where)
+            content, tool = written.result(content, item.get("tool_call_id"), where)
+            return _marked("user", content, {"loss": 0, **item}, where, tool)
+        if item.get(self.tags["role_tag"]) == self.tags["function_tag"]:
+            field, content = f"{where}.{self.tags['content_tag']}", ""
+            calls = read_calls(item.get(self.tags["content_tag"]), field)
+        else:
+            field, content = f"{where}.tool_calls", self._content(item, where)
+            calls = read_calls(item["tool_calls"], field)
+        content, tool = written.calls(content, calls, field)
+        return _marked("assistant", content, item, where, tool)
 
     def _content(self, item: Mapping[str, Any], where: str) -> str:
         key = self.tags["content_tag"]
@@ -194,13 +208,16 @@ class MessageListSource:
         return "".join(pieces)
 
 
-def _after(before: Message, result: Message) -> Message:
-    """Two results in one turn, which is a target only where both want it."""
-    wanted = bool(before.loss and result.loss)
-    return Message("user", f"{before.content}\n{result.content}", wanted, wanted)
+def _after(before: Message, after: Message) -> Message:
+    """Two turns of results, or of calls, as one, which is a target only where both want it."""
+    loss = False if False in (before.loss, after.loss) else before.loss or after.loss
+    content = before.content if after.tool else f"{before.content}\n{after.content}"
+    return Message(before.role, content, before.train and after.train, loss,
+                   before.tool + after.tool)  # fmt: skip
 
 
-def _marked(role: Role, content: str, item: Mapping[str, Any], where: str) -> Message:
+def _marked(role: Role, content: str, item: Mapping[str, Any], where: str,
+            tool: tuple[str, ...] = ()) -> Message:  # fmt: skip
     """The turn with what its `loss` or `weight` says; where both do, both have to want it."""
     trained: bool | None = None
     for key in _TRAINED_KEYS:
@@ -211,4 +228,4 @@ def _marked(role: Role, content: str, item: Mapping[str, Any], where: str) -> Me
             raise RowError(f"{where}.{key}", f"{value!r}, expected 0, 1, true or false",
                            kind="malformed messages")  # fmt: skip
         trained = trained is not False and bool(value)
-    return Message(role, content, trained is not False, trained)
+    return Message(role, content, trained is not False, trained, tool)

@@ -42,12 +42,15 @@ class Message:
     Attributes:
         train: whether it is a target; a user's turn is one only where `Conversation.train_inputs`.
         loss: what the row itself says about that; None: nothing.
+        tool: an answer's calls of tools, or a user's turn's results, as texts that the template's
+            tool form puts in their places; empty: neither, or written as plain text already.
     """
 
     role: Role
     content: str
     train: bool = True
     loss: bool | None = None
+    tool: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class Conversation:
     """Turns that alternate user, assistant, user, ...; the system text is kept apart.
 
     `system` None asks for the template's own default, "" for an explicitly empty system text.
-    `train_inputs` says whether user turns that have `train` are targets.
+    `train_inputs` says whether user turns that have `train` are targets. `tools` is the text of the
+    tools that may be called, where the template has a place of its own for it.
     """
 
     messages: tuple[Message, ...]
     system: str | None = None
     train_inputs: bool = False
+    tools: str = ""
 
     @classmethod
     def of(cls, *texts: str, system: str | None = None) -> Conversation:

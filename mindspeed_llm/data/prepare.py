@@ -44,7 +44,7 @@ from mindspeed_llm.data.report import (
 from mindspeed_llm.data.sources import Source, make_source
 from mindspeed_llm.data.templates import find_template
 from mindspeed_llm.data.tokenizer import Tokenizer, load_tokenizer
-from mindspeed_llm.data.tool_form import find_tool_form
+from mindspeed_llm.data.tool_choice import find_tool_form
 from mindspeed_llm.data.verify import verify_template
 from mindspeed_llm.data.work import RowMaker, Work, tallies
 from mindspeed_llm.data.writer import (
@@ -167,7 +167,7 @@ def _make_maker(config: PreprocessConfig, source: Source) -> RowMaker:
                              seq_length=config.seq_length,
                              split=config.truncation == "split")  # fmt: skip
     renderer = make_renderer(tokenizer, config)
-    if isinstance(source, MessageListSource) and config.template_compat is None:
+    if isinstance(source, MessageListSource):
         form = find_tool_form(renderer.template, tokenizer)
         source = dataclasses.replace(source, tool_form=form)
     return ConversationRows(source, renderer, config)

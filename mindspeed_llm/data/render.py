@@ -46,7 +46,8 @@ class Renderer:
         if isinstance(template, Template):
             template = template.with_tokens(tokenizer.token(i) for i in tokenizer.special_ids)
         self._written = template  # the template as this tokenizer's tokens spell it
-        self.tokenizer = tokenizer.guarding(template.markers)
+        special = template.written if isinstance(template, Template) else template.markers
+        self.tokenizer = tokenizer.guarding(special)
         self._marker_ids = {m: tokenizer.token_id(m) for m in template.markers}
         for marker, index in ((BOS, tokenizer.bos_id), (EOS, tokenizer.eos_id)):
             if index is not None:

@@ -18,8 +18,9 @@ NO_ANSWER = "last user turn dropped"
 def repair(conversation: Conversation) -> tuple[Conversation, tuple[str, ...]]:
     """The conversation as user, assistant, user, ... assistant, and what was done for that.
 
-    Neighbours of one role are joined by a line end; an answer before the first user turn and a user
-    turn behind the last answer are left out. Where nothing would be left, it is returned as it is.
+    Neighbours of one role are joined by a line end, except calls of tools and their results. Left
+    out are what precedes the first question and a user turn behind the last answer. Where nothing
+    would be left, it is returned as it is.
     """
     messages = conversation.messages
     if _alternates(messages):
@@ -29,7 +30,8 @@ def repair(conversation: Conversation) -> tuple[Conversation, tuple[str, ...]]:
     if len(turns) < len(messages):
         done.append(JOINED)
     if turns and turns[0].role == "assistant":
-        turns, done = turns[1:], [*done, NO_QUESTION]
+        asked = (i for i, turn in enumerate(turns) if turn.role == "user" and not turn.tool)
+        turns, done = turns[next(asked, len(turns)) :], [*done, NO_QUESTION]
     if turns and turns[-1].role == "user":
         turns, done = turns[:-1], [*done, NO_ANSWER]
     if not turns:
@@ -46,7 +48,7 @@ def _join(messages: Sequence[Message]) -> list[Message]:
     """Neighbours of one role as one turn, which is a target only where each of them is."""
     turns: list[Message] = []
     for message in messages:
-        if not turns or turns[-1].role != message.role:
+        if not turns or turns[-1].role != message.role or turns[-1].tool or message.tool:
             turns.append(message)
             continue
         before = turns[-1]

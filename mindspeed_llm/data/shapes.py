@@ -99,7 +99,7 @@ class Shapes:
     def find(self, conversation: Conversation) -> tuple[Shape, list[str]] | None:
         """The shape of a conversation and its contents; None where it has to be planned itself."""
         template, system = self._template, conversation.system
-        if template is None:
+        if template is None or conversation.tools or any([m.tool for m in conversation.messages]):
             return None
         contents = [m.content for m in conversation.messages]
         if template.trim:

@@ -176,6 +176,10 @@ class Tokenizer:
         guarded._set(backend)
         return guarded
 
+    def has_token(self, marker: str) -> bool:
+        """Whether a marker is one token."""
+        return self._text.token_to_id(marker) is not None
+
     def token_id(self, marker: str) -> int:
         """Id of a marker that must be exactly one token.
 

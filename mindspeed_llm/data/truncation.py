@@ -33,6 +33,8 @@ def shorten(conversation: Conversation, policy: str, limit: int,
     messages = conversation.messages
     for dropped in range(2, len(messages), 2):
         kept = messages[dropped:] if policy == "oldest-turns" else messages[:-dropped]
+        if kept[0].tool:  # results whose call would be gone
+            continue
         if not any(m.train for m in kept if m.role == "assistant"):
             return None
         shorter = dataclasses.replace(conversation, messages=kept)

@@ -41,6 +41,10 @@ class Turns(NamedTuple):
             said["system"] = conversation.system
         if any(m.loss is not None for m in messages):
             said["loss"] = [m.loss for m in messages]
+        if conversation.tools:
+            said["tools"] = conversation.tools
+        if any(m.tool for m in messages):
+            said["tool"] = [m.tool for m in messages]
         if self.chosen:
             said["train"] = [m.train for m in messages]
             said["inputs"] = conversation.train_inputs
@@ -60,14 +64,16 @@ class Turns(NamedTuple):
             texts = said["turns"]
             train = said.get("train", [True] * len(texts))
             loss = said.get("loss", [None] * len(texts))
+            tool = said.get("tool", [()] * len(texts))
             messages = tuple(
-                Message("assistant" if i % 2 else "user", text, train[i], loss[i])
+                Message("assistant" if i % 2 else "user", text, train[i], loss[i], tuple(tool[i]))
                 for i, text in enumerate(texts)
             )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
             raise DataError(f"{where}: not the turns of a row ({err!r}); prepare the data set "
                             "again") from err  # fmt: skip
-        conversation = Conversation(messages, said.get("system"), said.get("inputs", False))
+        conversation = Conversation(messages, said.get("system"), said.get("inputs", False),
+                                    said.get("tools", ""))  # fmt: skip
         return cls(conversation, "train" in said)
 
 

@@ -41,10 +41,10 @@ def verify_template(
     (with the tokenizer's own template: one of one turn).
 
     Passed over are rows that the tokenizer's template refuses (Gemma 1 and 2 refuse a system text),
-    whose system text it moves or loses once more turns follow (Mistral v3), and thinking that it
-    removes even from an answer it ends with. Ids are compared where no content holds special-token
-    text (ours keeps it text on purpose) and no answer begins with white space (ours cuts there,
-    because generation begins there).
+    whose system text it moves or loses once more turns follow (Mistral v3), thinking that it
+    removes even from an answer it ends with, and rows with tools in a form of their own. Ids are
+    compared where no content holds special-token text (ours keeps it text on purpose) and no answer
+    begins with white space (ours cuts there, because generation begins there).
 
     `mend` ends the message: what to do about a difference.
 
@@ -87,6 +87,8 @@ def verify_template(
 
 
 def _comparable(renderer: Renderer, conversation: Conversation) -> bool:
+    if conversation.tools or any(m.tool for m in conversation.messages):
+        return False
     template = renderer.template
     if not isinstance(template, Template) or template.think is None:
         return True

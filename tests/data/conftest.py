@@ -37,6 +37,16 @@ LLAMA3 = (
     "{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
+LLAMA31 = (
+    "{% set s = '' %}{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% endif %}"
+    "{{ bos_token + '<|start_header_id|>system<|end_header_id|>\n\n' }}"
+    "{{ 'Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n' + s | trim }}"
+    "{{ '<|eot_id|>' }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{ message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
 # What each model's card documents, said once more in jinja.
 _THINK = (
     "{% set said = m['content'] %}{% if m['role'] == 'assistant' %}{% set thought = '' %}"
@@ -112,7 +122,7 @@ def _chatml(default_system: str | None) -> str:
 def jinja() -> dict[str, str]:
     """Chat templates that say in jinja what the table says in data (template name -> source)."""
     return {
-        "gemma": GEMMA, "gemma2": GEMMA, "gemma3": GEMMA3, "llama3": LLAMA3,
+        "gemma": GEMMA, "gemma2": GEMMA, "gemma3": GEMMA3, "llama3": LLAMA3, "llama3.1": LLAMA31,
         "chatml": _chatml(None), "qwen": _chatml("You are a helpful assistant."),
         "qwen2.5": _chatml("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
         "smollm2": _chatml(
@@ -137,7 +147,7 @@ def every_marker(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Special tokens of the tiny tokenizer and of every template there is."""
     own = [tokenizer.token(i) for i in sorted(tokenizer.special_ids)]
     tables = [*TEMPLATES.values(), *MINDSPEED_TEMPLATES.values()]
-    return tuple(dict.fromkeys([*own, *(m for t in tables for m in t.markers)]))
+    return tuple(dict.fromkeys([*own, *(m for t in tables for m in t.written)]))
 
 
 @pytest.fixture(scope="session")

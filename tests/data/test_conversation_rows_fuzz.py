@@ -23,9 +23,8 @@ from mindspeed_llm.data.readers import ChunkReader, line_numbers, split_chunks
 from mindspeed_llm.data.render import IGNORE, Renderer
 from mindspeed_llm.data.report import WRITTEN, Tally
 from mindspeed_llm.data.sources import make_source
-from mindspeed_llm.data.templates import find_template
+from mindspeed_llm.data.templates import QWEN_TOOLS, find_template
 from mindspeed_llm.data.tokenizer import load_tokenizer
-from mindspeed_llm.data.tool_form import ToolForm
 from mindspeed_llm.errors import DataError
 
 ALPACA = "AlpacaStyleInstructionHandler"
@@ -85,7 +84,7 @@ def makers(tiny_tokenizer_dir):
         renderer = Renderer(tokenizer, find_template("chatml"))
         source = make_source(handler, MAPS[handler])
         if handler != ALPACA:
-            source = dataclasses.replace(source, tool_form=ToolForm())
+            source = dataclasses.replace(source, tool_form=QWEN_TOOLS)
         return ConversationRows(source, renderer, config)
 
     return {(h, t): make(h, t) for h in MAPS for t in ("drop", "oldest-turns", "newest-turns")}

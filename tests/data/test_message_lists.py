@@ -9,7 +9,7 @@ import pytest
 
 from mindspeed_llm.data.messages import Conversation, RowError
 from mindspeed_llm.data.sources import make_source
-from mindspeed_llm.data.tool_form import ToolForm
+from mindspeed_llm.data.templates import QWEN_TOOLS
 from mindspeed_llm.errors import ConfigError
 
 SHAREGPT = "SharegptStyleInstructionHandler"
@@ -136,7 +136,7 @@ def test_what_cannot_be_used_says_why(turns, kind):
 )
 def test_the_field_that_is_wrong_is_named(message, field, kind):
     with pytest.raises(RowError) as caught:
-        openai(message)
+        with_form(OPENAI).read({"messages": [message]})
     assert (caught.value.field, caught.value.kind) == (field, kind)
 
 
@@ -170,7 +170,9 @@ GIVEN = "<tool_response>\nR\n</tool_response>"
 
 
 def with_form(handler, **changes):
-    return dataclasses.replace(make_source(handler, None), tool_form=ToolForm(**changes))
+    return dataclasses.replace(
+        make_source(handler, None), tool_form=dataclasses.replace(QWEN_TOOLS, **changes)
+    )
 
 
 def test_tools_calls_and_results_become_turns():

@@ -24,6 +24,14 @@ GEMMA = (
     "<bos><start_of_turn>user\nS\n\nA?<end_of_turn>\n<start_of_turn>model\n[a.][<end_of_turn>]\n"
     "<start_of_turn>user\nB?<end_of_turn>\n<start_of_turn>model\n[b.][<end_of_turn>]\n"
 )
+LLAMA3 = (
+    "<bos><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nA?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n[a.][<|eot_id|>]"
+    "<|start_header_id|>user<|end_header_id|>\n\nB?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n[b.][<|eot_id|>]"
+)
+DATES = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 # With the system text "S"; what is trained stands in brackets.
 WRITTEN = {
     "gemma": GEMMA, "gemma2": GEMMA, "gemma3": GEMMA,
@@ -33,11 +41,7 @@ WRITTEN = {
                .replace("[b.]", "[<think>\n\n</think>\n\nb.]"),
     "llama2": "<bos>[INST] <<SYS>>\nS\n<</SYS>>\n\nA? [/INST][ a. ][<eos>]"
               "<bos>[INST] B? [/INST][ b. ][<eos>]",
-    "llama3": "<bos><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
-              "<|start_header_id|>user<|end_header_id|>\n\nA?<|eot_id|>"
-              "<|start_header_id|>assistant<|end_header_id|>\n\n[a.][<|eot_id|>]"
-              "<|start_header_id|>user<|end_header_id|>\n\nB?<|eot_id|>"
-              "<|start_header_id|>assistant<|end_header_id|>\n\n[b.][<|eot_id|>]",
+    "llama3": LLAMA3, "llama3.1": LLAMA3.replace("\n\nS", f"\n\n{DATES}S"),
     "mistral": MISTRAL_V1, "mixtral": MISTRAL_V1, "mistral-v1": MISTRAL_V1,
     "mistral-v3": "<bos>[INST] S\n\nA?[/INST][ a.][<eos>][INST] B?[/INST][ b.][<eos>]",
     "mistral-v3-tekken": "<bos>[INST]S\n\nA?[/INST][a.][<eos>][INST]B?[/INST][b.][<eos>]",

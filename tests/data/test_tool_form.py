@@ -1,120 +1,93 @@
-"""Tests of mindspeed_llm.data.tool_form; the oracle is transformers with Qwen's rules as jinja."""
+"""Tests of mindspeed_llm.data.tool_form: texts of tools, calls and results, by form."""
 
 from __future__ import annotations
 
 import pytest
 
-from mindspeed_llm.data.hf_template import HfChatTemplate
-from mindspeed_llm.data.messages import Conversation, RowError
-from mindspeed_llm.data.render import Renderer
-from mindspeed_llm.data.templates import TEMPLATES, find_template
-from mindspeed_llm.data.tokenizer import load_tokenizer
-from mindspeed_llm.data.tool_form import ToolForm, find_tool_form, read_calls, read_tools
+from mindspeed_llm.data.messages import RowError
+from mindspeed_llm.data.templates import TEMPLATES
+from mindspeed_llm.data.tool_form import Call, Repeated, ToolForm, ToolTurns, read_calls, read_tools
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"x": "\u00e9"}}},
          {"type": "function", "function": {"name": "put", "parameters": {}}}]  # fmt: skip
-ARGUMENTS = {"x": [1, None, True, '\u00e9 <b> & "q"']}
-# The same rules told once more, as a chat template: what stands where, piece by piece.
-JINJA = """
-{%- set ns = namespace(system=DEFAULT, rest=messages) -%}
-{%- if messages[0].role == 'system' -%}
-  {%- set ns.system = messages[0].content -%}{%- set ns.rest = messages[1:] -%}
-{%- endif -%}
-{%- if tools -%}
-  {{- '<|im_start|>system\n' -}}
-  {%- if ns.system is not none -%}{{- ns.system + '\n\n' -}}{%- endif -%}
-  {{- TOOLS_HEAD -}}
-  {%- for tool in tools -%}{{- '\n' + (tool | tojson) -}}{%- endfor -%}
-  {{- TOOLS_TAIL + '<|im_end|>\n' -}}
-{%- elif ns.system is not none -%}
-  {{- '<|im_start|>system\n' + ns.system + '<|im_end|>\n' -}}
-{%- endif -%}
-{%- for m in ns.rest -%}
-  {%- if m.role == 'tool' -%}
-    {%- if ns.rest[loop.index0 - 1].role != 'tool' -%}{{- '<|im_start|>user' -}}{%- endif -%}
-    {{- '\n<tool_response>\n' + m.content + '\n</tool_response>' -}}
-    {%- if loop.last or ns.rest[loop.index0 + 1].role != 'tool' -%}
-      {{- '<|im_end|>\n' -}}
-    {%- endif -%}
-  {%- else -%}
-    {{- '<|im_start|>' + m.role -}}
-    {%- if m.content -%}{{- '\n' + m.content -}}{%- endif -%}
-    {%- for call in m.tool_calls or [] -%}
-      {{- '\n<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' -}}
-      {{- (call.function.arguments | tojson) + '}\n</tool_call>' -}}
-    {%- endfor -%}
-    {{- '<|im_end|>\n' -}}
-  {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
-"""
+MISTRAL = TEMPLATES["mistral-v3-tekken"].tools
+LLAMA = TEMPLATES["llama3.1"].tools
+QWEN = TEMPLATES["qwen"].tools
+CALL = Call("f", {"a": "{id} {content} {name}"}, "abcdefghi")
 
 
-def jinja(default: str | None) -> str:
-    head, tail = ToolForm().system(None, [1]).split("\n1\n")
-    names = {"DEFAULT": "none" if default is None else repr(default), "TOOLS_HEAD": repr(head),
-             "TOOLS_TAIL": repr("\n" + tail)}  # fmt: skip
-    text = JINJA
-    for name, value in names.items():
-        text = text.replace(name, value)
-    return text
+def test_a_form_is_repeated():
+    form = Repeated("<{content}>", ", ", "[", "]")
+    assert [form.form(n) for n in (1, 2)] == ["[<{content}>]", "[<{content}>, <{content}>]"]
 
 
-@pytest.fixture
-def tokenizer_of(tmp_path, make_tokenizer_dir):
-    return lambda text: load_tokenizer(make_tokenizer_dir(tmp_path / "t", chat_template=text))
+def test_what_is_put_in_is_never_read_as_a_place():
+    content, parts = ToolTurns(MISTRAL).calls("", [CALL], "f")
+    said = '{"name": "f", "arguments": {"a": "{id} {content} {name}"}, "id": "abcdefghi"}'
+    assert (content, parts) == ("", (said,))
+    flat, parts = ToolTurns(QWEN).calls("Wait.", [CALL, CALL], "f")
+    assert parts == () and flat.count("{id} {content} {name}") == 2
 
 
-def structured(system):
-    call = {"type": "function", "function": {"name": "look", "arguments": ARGUMENTS}}
-    messages = [
-        {"role": "user", "content": "Where?"},
-        {"role": "assistant", "content": "Let me see.", "tool_calls": [call, call]},
-        {"role": "tool", "content": '{"a": 1}'}, {"role": "tool", "content": "R"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "S"}, {"role": "assistant", "content": "There."},
-    ]  # fmt: skip
-    return ([] if system is None else [{"role": "system", "content": system}]) + messages
+def test_results_belong_to_their_calls_by_id_and_else_by_order():
+    def written(ids, results):
+        turns = ToolTurns(MISTRAL)
+        turns.calls("", [Call("f", {}, given) for given in ids], "f")
+        parts = [turns.result("1", call, "r")[1][0] for call in results]
+        return [part.partition('"call_id": ')[2] for part in parts]
+
+    assert written(["aaaaaaaaa", "bbbbbbbbb"], ["bbbbbbbbb", "aaaaaaaaa"]) == [
+        '"bbbbbbbbb"}', '"aaaaaaaaa"}']  # fmt: skip
+    assert written(["call_1", "call_2"], ["call_2", "call_1"]) == [
+        '"000000001"}', '"000000000"}']  # fmt: skip
+    assert written(["", ""], [None, None]) == ['"000000000"}', '"000000001"}']
+    turns = ToolTurns(MISTRAL)
+    for number in range(2):  # numbers run through the conversation
+        assert f'"id": "00000000{number}"' in turns.calls("", [Call("f", {})], "f")[1][0]
+        turns.result("1", None, "r")
 
 
-def flat(form, system, tools):
-    call = ("look", ARGUMENTS)
-    results = "\n".join((form.result('{"a": 1}'), form.result("R")))
-    return Conversation.of("Where?", form.calls("Let me see.", [call, call]), results,
-                           form.calls("", [call]), form.result("S"), "There.",
-                           system=form.system(system, tools))  # fmt: skip
+def test_a_result_is_text_or_json_as_the_template_has_it():
+    for form, said in ((MISTRAL, '{"content": a "b", "call_id": "000000000"}'),
+                       (LLAMA, '"a \\"b\\""')):  # fmt: skip
+        turns = ToolTurns(form)
+        turns.calls("", [Call("f", {})], "f")
+        assert turns.result('a "b"', None, "r") == ("", (said,))
 
 
-@pytest.mark.parametrize("name", ["chatml", "qwen", "qwen2.5"])
-@pytest.mark.parametrize("system", [None, "S"])
-@pytest.mark.parametrize("tools", [TOOLS, []])
-def test_text_and_ids_are_those_of_the_tokenizers_own_template(tokenizer_of, name, system, tools):
-    template = find_template(name)
-    tokenizer = tokenizer_of(jinja(template.default_system))
-    form = find_tool_form(template, tokenizer)
-    theirs = tokenizer.hf.apply_chat_template(structured(system), tools=tools or None,
-                                              tokenize=False)  # fmt: skip
-    ours = Renderer(tokenizer, template).render(flat(form, system, tools))
-    assert tokenizer.decode(ours.ids) == theirs
-    own = HfChatTemplate(tokenizer)
-    assert find_tool_form(own, tokenizer) == form
-    assert Renderer(tokenizer, own).render(flat(form, system, tools)).ids == ours.ids
+def test_what_a_form_cannot_write_is_refused():
+    faults = {
+        "without a call": lambda: ToolTurns(LLAMA).result("R", None, "f"),
+        "several calls": lambda: ToolTurns(LLAMA).calls("", [CALL, CALL], "f"),
+        "text beside": lambda: ToolTurns(MISTRAL).calls("Wait.", [CALL], "f"),
+        "after thinking": lambda: ToolTurns(
+            ToolForm(call="", calls=Repeated(), results=Repeated(), closing="</think>")
+        ).calls("<think>x</think>", [CALL], "f"),
+        "does not list tools": lambda: TEMPLATES["deepseek3"].tools.listed(TOOLS, "tools"),
+        "null": lambda: TEMPLATES["glm4"].tools.listed([{"parameters": {}}], "tools"),
+    }
+    for reason, fault in faults.items():
+        with pytest.raises(RowError, match=reason):
+            fault()
 
 
-def test_templates_without_a_form(tokenizer_of, jinja):
-    for name, template in TEMPLATES.items():
-        known = name in ("chatml", "qwen", "qwen2.5", "qwen3")
-        assert (find_tool_form(template, None) is not None) == known
-    for text in (jinja["gemma"], jinja["llama3"], jinja["chatml"]):
-        tokenizer = tokenizer_of(text)
-        assert find_tool_form(HfChatTemplate(tokenizer), tokenizer) is None
+def test_a_call_waits_for_its_result():
+    turns = ToolTurns(LLAMA)
+    turns.other("f")
+    turns.calls("", [CALL], "f")
+    with pytest.raises(RowError, match="has no result"):
+        turns.other("f")
+    turns.result("R", "", "f")
+    turns.other("f")
 
 
-def test_thinking_before_a_call_is_refused_where_it_would_be_hidden():
-    form = ToolForm(closing="</think>")
-    assert form.calls("Let me see.", [("f", {})]).startswith("Let me see.\n<tool_call>")
-    with pytest.raises(RowError):
-        form.calls("<think>x</think>", [("f", {})])
+def test_tools_are_listed():
+    assert MISTRAL.listed([{"name": "f", "return": 1}, TOOLS[1]], "t") == (
+        '{"type": "function", "function": {"name": "f"}}, '
+        '{"type": "function", "function": {"name": "put", "parameters": {}}}'
+    )
+    assert LLAMA.listed([{"name": "f"}], "t") == '{\n    "name": "f"\n}\n\n'
+    assert QWEN.listed([{"name": "f"}], "t") == '\n{"name": "f"}'
 
 
 @pytest.mark.parametrize("value", [None, "", "[]", [], TOOLS, "[{}]"])
@@ -135,7 +108,7 @@ def test_what_is_no_list_of_tools_is_said(value):
      [{"function": {"name": "f", "arguments": '{"x": 1}'}}], '[{"name":"f","arguments":{"x":1}}]'],
 )  # fmt: skip
 def test_a_call_has_many_spellings(value):
-    assert read_calls(value, "f") == [("f", {"x": 1})]
+    assert read_calls(value, "f") == [Call("f", {"x": 1})]
 
 
 @pytest.mark.parametrize(

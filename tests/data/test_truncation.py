@@ -46,3 +46,12 @@ def test_a_rest_without_a_target_is_not_kept():
     talk = dataclasses.replace(TALK, messages=(*TALK.messages[:-1], last))
     assert shorten(talk, "oldest-turns", 9, length) is None
     assert shorten(talk, "newest-turns", 9, length) is not None
+
+
+def test_results_go_with_their_call():
+    asked, called, given, said, again, last = TALK.messages
+    talk = dataclasses.replace(TALK, messages=(
+        asked, dataclasses.replace(called, tool=("{}",)), dataclasses.replace(given, tool=("R",)),
+        said, again, last))  # fmt: skip
+    assert shorten(talk, "oldest-turns", 14, length).messages == (again, last)
+    assert shorten(talk, "newest-turns", 9, length).messages == talk.messages[:2]

@@ -14,6 +14,8 @@ TALK = Conversation.of("A?", "a.\n\u2028\ud800", "B\x00?", "b \u00e9\U0001f600")
 MARKED = dataclasses.replace(
     TALK, messages=tuple(dataclasses.replace(m, loss=m.role == "user") for m in TALK.messages)
 )
+CALLED = dataclasses.replace(TALK, tools="[{}]", messages=tuple(
+    dataclasses.replace(m, tool=("{}", "{content}")[:i]) for i, m in enumerate(TALK.messages)))  # fmt: skip
 SETTLED = dataclasses.replace(
     TALK, messages=tuple(dataclasses.replace(m, train=i == 3) for i, m in enumerate(TALK.messages))
 )
@@ -22,7 +24,7 @@ SETTLED = dataclasses.replace(
 @pytest.mark.parametrize(
     "turns",
     [
-        Turns(TALK), Turns(dataclasses.replace(TALK, system="")), Turns(MARKED),
+        Turns(TALK), Turns(dataclasses.replace(TALK, system="")), Turns(MARKED), Turns(CALLED),
         Turns(dataclasses.replace(SETTLED, system="S", train_inputs=True), chosen=True),
     ],
 )  # fmt: skip
