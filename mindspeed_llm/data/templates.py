@@ -43,7 +43,7 @@ _LLAMA_TOOLS = ToolForm(
     calls=Repeated(),
     several=False,
     results=Repeated("<|start_header_id|>ipython<|end_header_id|>\n\n{content}<|eot_id|>"),
-    quoted=True,
+    quoted="all",
 )
 # The call's end is the result's marker, as an answer's end is the next question's. One line end
 # before a tool: the template has two, and jinja as transformers runs it takes one.
@@ -88,6 +88,8 @@ def _mistral_tools(blank: str) -> ToolForm:
         call='{"name": {quoted}, "arguments": {arguments}, "id": "{id}"}',
         calls=Repeated(between=", ", begin=f"[TOOL_CALLS]{blank}[", end="]"),
         result='{"content": {result}, "call_id": "{id}"}',
+        # As Mistral's own encoder does; the published template leaves a text bare: no JSON.
+        quoted="texts",
         results=Repeated(f"[TOOL_RESULTS]{blank}{{content}}[/TOOL_RESULTS]"),
         header="",
         markers=("[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]",

@@ -64,7 +64,7 @@ class ToolForm:
         beside: what stands between an answer's text and its calls; None: it can have no text.
         call_end: end-of-turn marker of such an answer, where it is another one.
         result, results: form of a result, and of the turn of all results.
-        quoted: results are JSON texts.
+        quoted: results that are written as JSON texts: all, or those that are no JSON.
         header: form of what stands before the answer to results, where it is another one.
         markers: special tokens that occur above.
         flat: all is text of ordinary turns.
@@ -88,7 +88,7 @@ class ToolForm:
     call_end: str = ""
     result: str = "{result}"
     results: Repeated
-    quoted: bool = False
+    quoted: Literal["none", "all", "texts"] = "none"
     header: str | None = None
     markers: tuple[str, ...] = ()
     flat: bool = False
@@ -158,7 +158,8 @@ class ToolTurns:
             raise RowError(field, "a result without a call before it", kind="role order")
         ids = [given for given, _ in self._open]
         _, written = self._open.pop(ids.index(call) if call and call in ids else 0)
-        content = _json(content) if form.quoted else content
+        if form.quoted == "all" or (form.quoted == "texts" and not _is_json(content)):
+            content = _json(content)
         return "", (_put(form.result, result=content, id=written),)
 
     def other(self, field: str) -> None:
@@ -230,6 +231,14 @@ def _checked(value: Any, field: str) -> None:
         _json(value).encode()
     except (TypeError, ValueError, RecursionError) as err:
         raise RowError(field, f"not JSON ({type(err).__name__})", kind=_MALFORMED) from None
+
+
+def _is_json(said: str) -> bool:
+    try:
+        json.loads(said)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -131,7 +131,7 @@ WRITTEN = {
     _HEAD.format("ipython") + f'"2"<|eot_id|>{_ASK}[a.][<|eot_id|>]',
     "mistral-v3": f"<bos>[AVAILABLE_TOOLS] [{_LISTED}][/AVAILABLE_TOOLS][INST] S\n\nA?[/INST]"
     '[[TOOL_CALLS]][ [{"name": "f", "arguments": {"x": 1}, "id": "abcdefghi"}]][<eos>]'
-    '[TOOL_RESULTS] {"content": R, "call_id": "abcdefghi"}[/TOOL_RESULTS]'
+    '[TOOL_RESULTS] {"content": "R", "call_id": "abcdefghi"}[/TOOL_RESULTS]'
     '[[TOOL_CALLS]][ [{"name": "f", "arguments": {}, "id": "000000001"}]][<eos>]'
     '[TOOL_RESULTS] {"content": 2, "call_id": "000000001"}[/TOOL_RESULTS][ a.][<eos>]',
     "deepseek3": "<bos>S<｜User｜>A?<｜Assistant｜>[<｜tool▁calls▁begin｜>][<｜tool▁call▁begin｜>]"
@@ -234,7 +234,7 @@ def test_several_calls_and_results_are_one_turn_each(rich_tokenizer, name):
     assert apart == talk and [len(m.tool) for m in talk.messages] == [0, 2, 2, 0]
     text = marked(Renderer(rich_tokenizer, template), talk)
     if name == "mistral-v3":
-        assert '{"content": b, "call_id": "bbbbbbbbb"}[/TOOL_RESULTS][TOOL_RESULTS] {"con' in text
+        assert '{"content": "b", "call_id": "bbbbbbbbb"}[/TOOL_RESULTS][TOOL_RESULTS] {"con' in text
         assert '"id": "aaaaaaaaa"}, {"name": "f", "arguments": {}, "id": "bbbbbbbbb"}]]' in text
     else:
         assert "<｜tool▁call▁end｜>][\n][<｜tool▁call▁begin｜>]" in text

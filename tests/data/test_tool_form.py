@@ -48,11 +48,14 @@ def test_results_belong_to_their_calls_by_id_and_else_by_order():
 
 
 def test_a_result_is_text_or_json_as_the_template_has_it():
-    for form, said in ((MISTRAL, '{"content": a "b", "call_id": "000000000"}'),
+    for form, said in ((MISTRAL, '{"content": "a \\"b\\"", "call_id": "000000000"}'),
                        (LLAMA, '"a \\"b\\""')):  # fmt: skip
         turns = ToolTurns(form)
         turns.calls("", [Call("f", {})], "f")
         assert turns.result('a "b"', None, "r") == ("", (said,))
+    turns = ToolTurns(MISTRAL)
+    turns.calls("", [Call("f", {})], "f")
+    assert '{"content": { "a":1}, ' in turns.result('{ "a":1}', None, "r")[1][0]
 
 
 def test_what_a_form_cannot_write_is_refused():

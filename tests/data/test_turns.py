@@ -15,7 +15,8 @@ MARKED = dataclasses.replace(
     TALK, messages=tuple(dataclasses.replace(m, loss=m.role == "user") for m in TALK.messages)
 )
 CALLED = dataclasses.replace(TALK, tools="[{}]", messages=tuple(
-    dataclasses.replace(m, tool=("{}", "{content}")[:i]) for i, m in enumerate(TALK.messages)))  # fmt: skip
+    dataclasses.replace(m, tool=("{}", "{content}")[:i]) for i, m in enumerate(TALK.messages)
+))  # fmt: skip
 SETTLED = dataclasses.replace(
     TALK, messages=tuple(dataclasses.replace(m, train=i == 3) for i, m in enumerate(TALK.messages))
 )
