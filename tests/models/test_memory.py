@@ -22,7 +22,7 @@ def directories(tiny_hf_model, tmp_path_factory):
     return {name: str(tiny_hf_model(name, folder / name, **sizes[name])) for name in FAMILIES}
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("bf16", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_one_process(bf16, run_ranks, directories):
     (answer,) = run_ranks(1, RANKS, directories, 1, 1, False, bf16)
     check(answer["states"])
@@ -31,7 +31,9 @@ def test_one_process(bf16, run_ranks, directories):
 
 
 @pytest.mark.parametrize(("tp", "pp", "sharded", "bf16"), [
-    (2, 1, False, True), (1, 2, False, False), (1, 1, True, True),
+    (2, 1, False, False), (1, 1, True, True),
+    *(pytest.param(*row, marks=pytest.mark.slow)
+      for row in ((2, 1, False, True), (1, 2, False, False))),
 ])  # fmt: skip
 def test_two_processes(tp, pp, sharded, bf16, run_ranks, directories):
     wanted = {name: directories[name] for name in ("llama", "gemma2")}

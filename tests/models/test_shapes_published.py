@@ -15,10 +15,15 @@ from mindspeed_llm.models.shapes import count_parameters
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 
-def write(directory, name):
+def write(directory, name, layers=None):
+    """Its config.json; with `layers`, of as many layers."""
     directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(PUBLISHED[name]["config"])
-    (directory / "config.json").write_text(text, encoding="utf-8")
+    config = dict(PUBLISHED[name]["config"])
+    if layers is not None:
+        config["num_hidden_layers"] = layers
+        if "layer_types" in config:
+            config["layer_types"] = config["layer_types"][:layers]
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return directory
 
 
@@ -45,7 +50,8 @@ def test_counts_equal_transformers(name, tmp_path):
 
 
 def build_all(directories):
-    """Parameters of each model built on the meta device."""
+    """What each model built on the meta device has."""
+    import pickle
     from pathlib import Path
 
     import torch
@@ -57,18 +63,31 @@ def build_all(directories):
 
     parallel_state.initialize_model_parallel()
     tensor_parallel.model_parallel_cuda_manual_seed(1)
-    counts = {}
+    found = {}
     for name, directory in directories.items():
+        model = read_model(Path(directory))
         with torch.device("meta"):
-            gpt = build_model(read_model(Path(directory)), ParallelConfig(), dtype=torch.bfloat16)
-        counts[name] = sum(parameter.numel() for parameter in gpt.parameters())
-    return counts
+            gpt = build_model(model, ParallelConfig(), dtype=torch.bfloat16)
+        found[name] = [
+            sum(parameter.numel() for parameter in gpt.parameters()),
+            sorted({f"{p.device.type} {p.dtype}" for p in gpt.parameters()}),
+            pickle.loads(pickle.dumps(gpt.config)).decoder == model,
+            "decoder.layers.1.mlp.linear_fc2.post_layernorm.weight" in gpt.sharded_state_dict(),
+        ]
+    return found
 
 
-def test_our_models_have_as_many(run_ranks, tmp_path):
-    directories = {name: str(write(tmp_path / name.replace(" ", "_"), name)) for name in PUBLISHED}
-    (counts,) = run_ranks(1, build_all, directories)
-    assert counts == {name: row["parameters"] for name, row in PUBLISHED.items()}
+@pytest.mark.parametrize("layers", [2, pytest.param(None, marks=pytest.mark.slow)])
+def test_our_models_have_as_many(layers, run_ranks, tmp_path):
+    """Of two layers, and whole; they are like each other, or alternate."""
+    directories = {name: write(tmp_path / name.replace(" ", "_"), name, layers)
+                   for name in PUBLISHED}  # fmt: skip
+    places = {name: str(directory) for name, directory in directories.items()}
+    (found,) = run_ranks(1, build_all, places, timeout=600)
+    for name, directory in directories.items():
+        model = read_model(directory)
+        assert found[name] == [count_parameters(model), ["meta torch.bfloat16"], True,
+                               model.post_norms], name  # fmt: skip
 
 
 def test_every_family_has_a_published_geometry():
