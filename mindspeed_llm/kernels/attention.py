@@ -8,13 +8,17 @@ earlier keys come from a cache.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-BLOCK = 512  # queries whose capped scores exist at a time
+# Queries of a block, where attention is cut into blocks: small ones come nearer to the keys that
+# are seen, large ones are fewer calls. 128 is the quickest of 64 to 512 on a CPU.
+BLOCK, CPU_BLOCK = 512, 128
 
 
 def visible_keys(
@@ -53,11 +57,14 @@ def attention(
         scale: factor of the scores, e.g. d ** -0.5.
         window: keys a query sees, itself included; None: all before it.
         softcap: cap of the scaled scores (Gemma 2), or None. Without it torch's
-            scaled_dot_product_attention does the work, with it the scores are written out, a
-            block of queries at a time, since no fused kernel of torch has a cap.
+            scaled_dot_product_attention does the work, with it the scores are written out, since
+            no fused kernel of torch has a cap.
         hidden: boolean [sq or 1, sk] or [b or 1, 1, sq or 1, sk], True where a key is hidden. It
             adds to causality and window and never replaces them. A query that sees no key gets 0.
         dropout: probability with which attention weights are dropped.
+
+    With a window or a soft cap it goes a block of queries at a time, each with the keys up to its
+    last query and no further back than the window: fused kernels skip nothing of a mask.
 
     Returns:
         [sq, b, n * d] in query's dtype.
@@ -68,15 +75,16 @@ def attention(
     q, k, v = query.permute(1, 2, 0, 3), key.permute(1, 2, 0, 3), value.permute(1, 2, 0, 3)
     if window is not None and window >= sk:
         window = None
-    if softcap is not None:
-        out = _capped(q, k, v, hidden, window=window, scale=scale, softcap=softcap,
-                      dropout=dropout)  # fmt: skip
+    if softcap is None and window is None:
+        out = _fused(q, k, v, hidden, window=None, scale=scale, dropout=dropout)
     else:
-        plain = hidden is None and window is None and sq == sk
-        mask, empty = (None, None) if plain else _mask(sq, sk, window, hidden, query.device)
-        out = _fused(q, k, v, mask, causal=plain and sq > 1, scale=scale, dropout=dropout)
-        if empty is not None:
-            out = out.masked_fill(empty, 0.0)
+        how = {"window": window, "scale": scale, "dropout": dropout}
+        parts = _blocks(q, k, v, hidden, window)
+        if softcap is None:
+            done = [_fused(*part, **how) for part in parts]
+        else:
+            done = _capped(parts, softcap=softcap, **how)
+        out = done[0] if len(done) == 1 else torch.cat(done, dim=2)
     return out.permute(2, 0, 1, 3).reshape(sq, batch, heads * dim)
 
 
@@ -129,39 +137,50 @@ def packed_attention(
     ]).squeeze(1)  # fmt: skip
 
 
-def _fused(
+_Block = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+
+
+class _Overlapping(torch.autograd.Function):
+    """Views of the ranges `spans` of [b, g, s, d]. Their gradients are added where they belong; the
+    backward pass of a slice would fill a whole [b, g, s, d] for each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, spans: Sequence[slice]) -> tuple[torch.Tensor, ...]:
+        ctx.spans, ctx.shape = spans, x.shape
+        return tuple(x[:, :, span] for span in spans)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        whole = gradients[0].new_zeros(ctx.shape)
+        for span, gradient in zip(ctx.spans, gradients, strict=True):
+            whole[:, :, span] += gradient
+        return whole, None
+
+
+def _blocks(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    causal: bool,
-    scale: float,
-    dropout: float,
-) -> torch.Tensor:
-    """[b, n, sq, d] through scaled_dot_product_attention; k, v [b, g, sk, d]."""
-    batch, heads, sq, dim = q.shape
-    groups = k.shape[1]
-    same = mask is None or mask.dim() < 3 or mask.shape[-3] == 1  # one mask for all heads
-    if sq == 1 and groups < heads and same:
-        # One new token: the queries of a group become the rows of one product; no key is repeated.
-        rows = q.reshape(batch, groups, heads // groups, dim)
-        out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, dropout_p=dropout,
-                                             scale=scale)  # fmt: skip
-        return out.reshape(batch, heads, 1, dim)
-    alone = not torch.is_grad_enabled() and dropout == 0  # no second pass that must do the same
-    if groups < heads and q.device.type == "cpu" and alone:
-        # The CPU's kernel shares keys between queries: the same bits without the copy of a cache.
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal,
-                                              scale=scale, enable_gqa=True)  # fmt: skip
-    if groups < heads:
-        k, v = (t.repeat_interleave(heads // groups, dim=1) for t in (k, v))
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale
-    )
+    hidden: torch.Tensor | None,
+    window: int | None,
+) -> list[_Block]:
+    """[b, n, sq, d] and [b, g, sk, d] twice, cut into blocks of queries with the keys, values and
+    `hidden` that they may see."""
+    sq, sk = q.shape[2], k.shape[2]
+    size = CPU_BLOCK if q.device.type == "cpu" else BLOCK
+    starts = range(0, sq, size)
+    rows = [slice(start, min(start + size, sq)) for start in starts]
+    back = sk if window is None else window - 1
+    spans = [slice(max(0, sk - sq + part.start - back), sk - sq + part.stop) for part in rows]
+    covered: list[torch.Tensor | None] = [None] * len(rows)
+    if hidden is not None:
+        each = [slice(None)] * len(rows) if hidden.shape[-2] == 1 else rows
+        covered = [hidden[..., part, span] for part, span in zip(each, spans, strict=True)]
+    parts = (q.split(size, dim=2), *(_Overlapping.apply(t, spans) for t in (k, v)), covered)
+    return list(zip(*parts, strict=True))
 
 
-def _capped(
+def _fused(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -169,34 +188,58 @@ def _capped(
     *,
     window: int | None,
     scale: float,
-    softcap: float,
     dropout: float,
 ) -> torch.Tensor:
-    """[b, n, sq, d] with the scores written out, BLOCK queries at a time; k, v [b, g, sk, d].
+    """[b, n, sq, d] through scaled_dot_product_attention; k, v [b, g, sk, d]."""
+    (batch, heads, sq, dim), (_, groups, sk, _) = q.shape, k.shape
+    repeated, empty, mask = heads // groups, None, None
+    causal = hidden is None and window is None and 1 < sq == sk
+    same = hidden is None or hidden.dim() < 3 or hidden.shape[-3] == 1  # one mask for all heads
+    # Few queries: those of a group become the rows of one product, and no key is repeated.
+    joined = repeated > 1 and sq <= CPU_BLOCK and same and not causal
+    if hidden is None and window is not None:
+        mask = _window_bias(sq, sk, window, repeated if joined else 1, q.dtype, q.device)
+    elif not causal:
+        mask, empty = _mask(sq, sk, window, hidden, q.device)
+        if joined and mask is not None and mask.shape[-2] > 1:
+            mask = torch.cat([mask] * repeated, dim=-2)
+    how: dict[str, Any] = {"is_causal": causal, "dropout_p": dropout, "scale": scale}
+    shared = q.device.type == "cpu" and not torch.is_grad_enabled() and dropout == 0
+    if joined:
+        q = q.reshape(batch, groups, repeated * sq, dim)
+    elif repeated > 1 and shared:  # and no second pass, with gradients, that must do the same
+        how["enable_gqa"] = True  # the CPU's kernel: the same bits without the copy of a cache
+    elif repeated > 1:
+        k, v = (t.repeat_interleave(repeated, dim=1) for t in (k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **how)
+    out = out.reshape(batch, heads, sq, dim)
+    return out if empty is None else out.masked_fill(empty, 0.0)
 
-    A block looks at the keys up to its last query and no further back than the window. Its scores
-    are computed again for the gradient, so memory grows with the length and not with its square.
-    """
-    sq, sk = q.shape[2], k.shape[2]
-    again = torch.is_grad_enabled() and sq > BLOCK
-    parts = []
-    for start in range(0, sq, BLOCK):
-        stop = min(start + BLOCK, sq)
-        last = sk - sq + stop
-        first = 0 if window is None else max(0, sk - sq + start + 1 - window)
-        covered = hidden
-        if hidden is not None:
-            rows = slice(None) if hidden.shape[-2] == 1 else slice(start, stop)
-            covered = hidden[..., rows, first:last]
-        inputs = (q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last], covered)
-        options = (window, scale, softcap, dropout)
-        if again:
-            part = checkpoint(_explicit, *inputs, *options, use_reentrant=False,
-                              preserve_rng_state=dropout > 0)  # fmt: skip
-        else:
-            part = _explicit(*inputs, *options)
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+@functools.lru_cache(maxsize=16)
+def _window_bias(
+    sq: int, sk: int, window: int, repeated: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor | None:
+    """[repeated * sq, sk], added to scores: `visible_keys` for `repeated` heads, one below the
+    other. All blocks and layers share it, also in what autograd keeps for them."""
+    with torch.inference_mode(False):
+        seen = visible_keys(sq, sk, window, device)
+        if seen is None:
+            return None
+        bias = torch.zeros(sq, sk, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
+        return bias.repeat(repeated, 1)
+
+
+def _capped(parts: list[_Block], **how: Any) -> list[torch.Tensor]:
+    """[b, n, sq, d] of each block with its scores written out. They are computed again for the
+    gradient, so memory grows with the length and not with its square."""
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return [_explicit(*part, **how) for part in parts]
+    return [
+        checkpoint(_explicit, *part, use_reentrant=False,
+                   preserve_rng_state=how["dropout"] > 0, **how)
+        for part in parts
+    ]  # fmt: skip
 
 
 def _explicit(
@@ -204,6 +247,7 @@ def _explicit(
     k: torch.Tensor,
     v: torch.Tensor,
     hidden: torch.Tensor | None,
+    *,
     window: int | None,
     scale: float,
     softcap: float,

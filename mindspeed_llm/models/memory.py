@@ -107,7 +107,7 @@ def stage_memory(model: ModelConfig, run: Run, stage: int) -> Memory:
     if run.recompute == "full":
         kept, working = layers * _stream(run) * run.item * model.hidden_size, max(whole)
     elif run.recompute == "selective":
-        cores = [core_bytes(model, run, sliding=model.is_sliding(layer)) for layer in own]
+        cores = [core_bytes(model, run, windowed=_is_windowed(model, run, layer)) for layer in own]
         kept -= sum(cores) - layers * _core_inputs(model, run)
         working = max(cores)
     if model.attention_softcap is not None and run.seq_length > BLOCK:
@@ -179,12 +179,12 @@ def layer_bytes(model: ModelConfig, run: Run, layer: int) -> int:
         mlp = 3 * item * model.ffn_hidden_size  # gate and up, product
     q, kv = model.num_attention_heads * model.head_dim, model.num_query_groups * model.head_dim
     inside = mlp
-    if model.attention_softcap is not None:
-        inside += item * q  # the output projection's input; the fused kernel keeps it itself
+    if model.attention_softcap is not None or _is_windowed(model, run, layer):
+        inside += item * q  # the output projection's input; one fused call keeps it itself
     if model.qk_norm:  # the queries, and the projection's whole output with the keys in it
         inside += _norm(run, 2 * (q + kv), model.num_attention_heads + model.num_query_groups)
     turns = 4 * item * model.turning_dim * run.seq_length  # cosine and sine, of queries and of keys
-    core = core_bytes(model, run, sliding=model.is_sliding(layer))
+    core = core_bytes(model, run, windowed=_is_windowed(model, run, layer))
     return outside + tokens * inside // tp + turns + core
 
 
@@ -201,36 +201,43 @@ def _expert_bytes(model: ModelConfig, experts: ExpertsConfig, run: Run) -> int:
     return _stream(run) * (router + experts.top_k * (wide + etp * (WIDE + 8)))
 
 
+def _is_windowed(model: ModelConfig, run: Run, layer: int) -> bool:
+    window = model.sliding_window
+    return model.is_sliding(layer) and window is not None and window < run.seq_length
+
+
 def _core_inputs(model: ModelConfig, run: Run) -> int:
-    """Turned queries and keys, and values, which are a view of the projection's whole output."""
-    rows = (2 * model.num_attention_heads + 3 * model.num_query_groups) * model.head_dim
+    """Turned queries and keys, and values, which are a view of the projection's whole output (which
+    norms of queries and keys keep as well)."""
+    heads, groups = model.num_attention_heads, model.num_query_groups
+    whole = 0 if model.qk_norm else heads + 2 * groups
+    rows = (heads + groups + whole) * model.head_dim
     return _tokens(run) * run.item * rows // run.parallel.tensor_model_parallel_size
 
 
-def core_bytes(model: ModelConfig, run: Run, *, sliding: bool) -> int:
+def core_bytes(model: ModelConfig, run: Run, *, windowed: bool) -> int:
     """What the core of attention keeps (`kernels.attention`).
 
     With context parallelism a rank has the keys and values of whole rows, beside its own queries.
     The fused kernel keeps queries, keys and values, the latter two repeated for every query head,
-    its output and a float32 a row; a window adds a mask. With a soft cap the scores are written
-    out: their tanh and their softmax in float32, the weights, and a mask; rows of more than one
-    block keep none of them.
+    its output and a float32 a row; under a window nothing is repeated. With a soft cap the scores
+    are written out: their tanh and their softmax in float32, the weights, and a mask; rows of more
+    than one block (of an accelerator) keep none of them.
     """
     tp, item, tokens = run.parallel.tensor_model_parallel_size, run.item, _tokens(run)
     heads = model.num_attention_heads
     cp = run.parallel.context_parallel_size
-    square = run.seq_length * run.seq_length // cp
     others = (
         2 * tokens * (cp - 1) * item * model.num_query_groups * model.head_dim // tp
     )  # gathered
     if model.attention_softcap is not None:
-        written = 0 if run.seq_length > BLOCK else _scores(model, run) + square
+        mask = run.seq_length * run.seq_length // cp
+        written = 0 if run.seq_length > BLOCK else _scores(model, run) + mask
         return _core_inputs(model, run) + others + written
-    masked = sliding and model.sliding_window is not None and model.sliding_window < run.seq_length
     repeated = 2 * (1 + cp) * tokens * item * heads * model.head_dim // tp + others
-    if model.num_query_groups == heads:  # nothing is repeated: values keep all they are a view of
+    if model.num_query_groups == heads or windowed:  # values keep all they are a view of
         repeated = _core_inputs(model, run) + tokens * item * heads * model.head_dim // tp + others
-    return repeated + tokens * heads * WIDE // tp + (item * square if masked else 0)
+    return repeated + tokens * heads * WIDE // tp
 
 
 def _scores(model: ModelConfig, run: Run) -> int:

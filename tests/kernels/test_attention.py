@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from mindspeed_llm.kernels import attention as module
 from mindspeed_llm.kernels.attention import attention, packed_attention, visible_keys
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """So that the rows of these tests are cut into several blocks of queries."""
+    monkeypatch.setattr(module, "CPU_BLOCK", 4)
 
 
 def tensors(sq, sk, heads, groups, dim=8, batch=2):
@@ -45,7 +53,7 @@ SHAPES = [  # queries, keys, heads, groups
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("window", [None, 1, 3, 9, 50])
+@pytest.mark.parametrize("window", [None, 1, 4, 5, 8, 50])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_definition(shape, window, softcap):
     q, k, v = tensors(*shape)
@@ -170,18 +178,34 @@ def test_packed_boundaries_must_cover_the_row():
             packed_attention(q, k, v, cu_seqlens=bounds, scale=0.4)
 
 
-@pytest.mark.parametrize("window", [None, 5])
-def test_capped_blocks_are_the_whole(window, monkeypatch):
-    """Long rows are done a block of queries at a time, and recomputed for the gradient."""
-    from mindspeed_llm.kernels import attention as module
-
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("window", "softcap"), [(None, 2.0), (5, 2.0), (3, None), (4, None)])
+def test_blocks_are_the_whole(window, softcap, masked, monkeypatch):
+    """Rows are done a block of queries at a time; capped scores are made again for the gradient."""
     torch.manual_seed(0)
     inputs = [torch.randn(21, 2, heads, 8, requires_grad=True) for heads in (4, 2, 2)]
-    hidden = torch.rand(2, 1, 21, 21) < 0.2
+    hidden = torch.rand(2, 1, 21, 21) < 0.2 if masked else None
     results = []
     for block in (4, 512):
-        monkeypatch.setattr(module, "BLOCK", block)
-        out = module.attention(*inputs, scale=0.5, window=window, softcap=2.0, hidden=hidden)
+        monkeypatch.setattr(module, "CPU_BLOCK", block)
+        out = attention(*inputs, scale=0.5, window=window, softcap=softcap, hidden=hidden)
         results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_block_is_given_keys_beyond_its_window(monkeypatch):
+    """The cost of a row is its length times window and block, and not its square."""
+    original, given = F.scaled_dot_product_attention, []
+
+    def record(q, k, v, **how):
+        given.append((q.shape[2], k.shape[2]))
+        return original(q, k, v, **how)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    q, k, v = tensors(32, 32, 2, 2)
+    attention(q, k, v, scale=0.4, window=5)
+    assert given == [(4, 4), *[(4, 8)] * 7]
+    given.clear()
+    attention(q[-1:], k, v, scale=0.4, window=5)
+    assert given == [(1, 5)]
