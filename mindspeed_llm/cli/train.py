@@ -5,6 +5,7 @@ flag means: the settings check themselves, `training` does the work.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mindspeed_llm import logging as log
 from mindspeed_llm.cli.verify import checker
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.flags import parse
-from mindspeed_llm.config.inert import check_effect, flags_of
+from mindspeed_llm.config.inert import check_effect, flags_of, waiting
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.config.run import (
@@ -94,6 +95,9 @@ def main(argv: Sequence[str]) -> int:
     settings = with_fitted_data(with_prepared_data(settings))
     # The first rank checks before it joins the others: a user's mistake is said once.
     first = log.rank() == 0
+    if first:
+        for text in waiting(settings, flags_of(argv), int(os.environ.get("WORLD_SIZE", "1"))):
+            log.get_logger(__name__).info("%s", text)
     inputs = read_inputs(settings, architecture, check_tokenizer=True) if first else None
     export = None if inputs is None else _export(settings, inputs.hf_dir)
     watch = Heartbeat.from_environment(settings.control.heartbeat_timeout_seconds)

@@ -6,6 +6,7 @@ where they are read.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Iterable
 
 from mindspeed_llm.config.train import Settings
@@ -42,6 +43,17 @@ def _goes_back(settings: Settings) -> bool:
     return bool(kept.save_interval or kept.save_best) or kept.load == kept.save
 
 
+def _evaluations(settings: Settings) -> float:
+    """How many there are at most: every --eval-interval iterations, and at the end."""
+    last = settings.train.train_iters
+    return math.inf if last is None else math.ceil(last / settings.log.eval_interval)
+
+
+def _beyond(settings: Settings, iteration: int | None) -> bool:
+    last = settings.train.train_iters
+    return last is not None and iteration is not None and iteration > last
+
+
 # Flags of the guide that state an "off" stay accepted: --min-lr 0, --eval-iters 0.
 TABLE: tuple[Inert, ...] = (
     Inert("--min-lr", lambda s, _: _constant(s) and s.optimizer.min_lr > 0,
@@ -73,6 +85,15 @@ TABLE: tuple[Inert, ...] = (
           and not s.train.moe_aux_loss_coeff,
           "as aux_loss without --moe-aux-loss-coeff X, its weight",
           "give the weight, or drop the flag"),
+    Inert("--exit-interval", lambda s, _: _beyond(s, s.control.exit_interval),
+          "beyond --train-iters, the last iteration", "lower or drop it"),
+    Inert("--early-stop-patience",
+          lambda s, _: _evaluations(s) <= (s.control.early_stop_patience or 0),
+          "where there are not more evaluations than it says",
+          "lower it, lower --eval-interval, or drop it"),
+    Inert("--profile", lambda s, _: _beyond(s, s.log.profiled[1]),
+          "when the last iteration of its trace is beyond --train-iters: none would be written",
+          "give a lower --profile-step-start or --profile-step-end, or drop it"),
     Inert("--use-pytorch-profiler", lambda s, _: not s.log.profile, "without --profile",
           "drop it, or give --profile"),
 )  # fmt: skip
@@ -83,6 +104,36 @@ def flags_of(argv: Iterable[str]) -> frozenset[str]:
     """The flags that are given in `argv`, without their values."""
     words = (word.partition("=")[0] for word in argv if word.startswith("--"))
     return frozenset(_SAME.get(word, word) for word in words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """A flag that acts with more processes only; one command line serves any number of them."""
+
+    flag: str
+    where: Callable[[Settings, int], bool]
+    why: str
+
+
+def _alone(_: Settings, processes: int) -> bool:
+    return processes == 1
+
+
+WAITING: tuple[Waiting, ...] = (
+    Waiting("--use-distributed-optimizer", lambda s, n: s.parallel.data_parallel_size(n) == 1,
+            "shards nothing, as there is one data-parallel replica"),
+    Waiting("--heartbeat-timeout-seconds", _alone, "waits for nobody, as there is one process"),
+    Waiting("--distributed-timeout-minutes", _alone, "waits for nobody, as there is one process"),
+)  # fmt: skip
+
+
+def waiting(settings: Settings, given: Collection[str], processes: int) -> list[str]:
+    """What to say of the flags in `given` that do nothing with so few processes."""
+    return [
+        f"{row.flag} {row.why}"
+        for row in WAITING
+        if row.flag in given and row.where(settings, processes)
+    ]
 
 
 def check_effect(settings: Settings, given: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from mindspeed_llm.cli.train import read_settings
 from mindspeed_llm.config.architecture import ArchitectureFlags
 from mindspeed_llm.config.flags import flag_of
-from mindspeed_llm.config.inert import TABLE, flags_of
+from mindspeed_llm.config.inert import TABLE, WAITING, flags_of, waiting
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.config.parallel import ParallelConfig
 from mindspeed_llm.config.run import (
@@ -25,6 +25,7 @@ KINDS = (TrainConfig, TrainDataConfig, OptimizerSettings, CheckpointSettings, Lo
          RuntimeSettings, ControlSettings, ParallelConfig, TuningSettings)  # fmt: skip
 LEAST = "--load HF --data-path rows --seq-length 32 --train-iters 4 --lr 1e-3"
 EVALUATES = "--eval-iters 1"
+PROFILES = "--profile --log-dir logs"
 # flag -> a command line on which it does nothing, and what else makes it act
 IDLE = {
     "--min-lr": ("--min-lr 1e-4 --lr-decay-style constant", "--lr-decay-style cosine"),
@@ -39,18 +40,19 @@ IDLE = {
     "--variable-seq-lengths": ("--variable-seq-lengths --pack", None),
     "--full-shuffle-instruction-dataset": ("--full-shuffle-instruction-dataset --no-shuffle", None),
     "--eval-interval": ("--eval-interval 2", EVALUATES),
-    "--early-stop-patience": ("--early-stop-patience 2", EVALUATES),
+    "--early-stop-patience": ("--early-stop-patience 2", f"{EVALUATES} --eval-interval 1"),
+    "--exit-interval": ("--exit-interval 5", "--train-iters 6"),
     "--save-best": ("--save-best --save out", EVALUATES),
     "--save-interval": ("--save-interval 2", "--save out"),
     "--keep-last": ("--keep-last 2", "--save out"),
     "--save-retain-interval": ("--save-retain-interval 2 --save out", "--save-interval 1"),
     "--save-hf": ("--save-hf out", "--save ckpt"),
     "--no-verify": ("--no-verify", "--save ckpt --save-hf out"),
-    "--profile": ("--profile", "--log-dir logs"),
-    "--profile-step-start": ("--profile-step-start 1", "--profile --log-dir logs"),
-    "--profile-step-end": ("--profile-step-end 20", "--profile --log-dir logs"),
-    "--profile-ranks": ("--profile-ranks 0", "--profile --log-dir logs"),
-    "--use-pytorch-profiler": ("--use-pytorch-profiler", "--profile --log-dir logs"),
+    "--profile": ("--profile --profile-step-start 1", "--log-dir logs"),
+    "--profile-step-start": ("--profile-step-start 1", PROFILES),
+    "--profile-step-end": ("--profile-step-end 4", f"{PROFILES} --profile-step-start 1"),
+    "--profile-ranks": ("--profile-ranks 0", f"{PROFILES} --profile-step-start 1"),
+    "--use-pytorch-profiler": ("--use-pytorch-profiler", f"{PROFILES} --profile-step-start 1"),
     "--on-non-finite": ("--on-non-finite rollback --save out", "--save-interval 1"),
     "--moe-router-load-balancing-type": ("--moe-router-load-balancing-type aux_loss",
                                          "--moe-aux-loss-coeff 0.1"),
@@ -92,7 +94,7 @@ ACT = {
     "--adam-beta1", "--adam-beta2", "--adam-eps", "--clip-grad", "--use-distributed-optimizer",
     "--load", "--save", "--trust-pickle", "--finetune", "--no-load-optim", "--no-load-rng",
     "--log-interval", "--log-dir", "--device-peak-tflops", "--tensorboard-dir", "--eval-iters",
-    "--exit-interval", "--exit-duration-in-mins", "--heartbeat-timeout-seconds", "--device",
+    "--exit-duration-in-mins", "--heartbeat-timeout-seconds", "--device",
     "--distributed-timeout-minutes", "--tensor-model-parallel-size",
     "--pipeline-model-parallel-size", "--context-parallel-size", "--lora-r", "--lora-alpha",
     "--lora-dropout", "--lora-target-modules", "--lora-load",
@@ -115,7 +117,7 @@ def test_every_flag_is_accounted_for():
     assert flags - set(IDLE) - LATER - ACT == set()
     assert (set(IDLE) | LATER | ACT) - flags - set(ALWAYS) == set()
     assert not (set(IDLE) & ACT) and not (LATER & ACT)
-    assert {row.flag for row in TABLE} <= set(IDLE)
+    assert {row.flag for row in TABLE} <= set(IDLE) and {row.flag for row in WAITING} <= ACT
     assert not flags & set(REFUSED) and not set(ALWAYS) & set(REFUSED)
     assert not {flag_of(field.name) for field in dataclasses.fields(ArchitectureFlags)} & flags
 
@@ -127,6 +129,33 @@ def test_a_flag_without_effect_is_refused(flag):
         read_settings([*LEAST.split(), *idle.split()])
     if acts is not None:
         read_settings([*LEAST.split(), *idle.split(), *acts.split()])
+
+
+@pytest.mark.parametrize(("line", "flag"), [
+    ("--profile --log-dir logs", "--profile"),  # its iterations 11 and 12 of 4
+    ("--profile --log-dir logs --profile-step-start 3", "--profile"),
+    ("--early-stop-patience 2 --eval-iters 1 --eval-interval 2", "--early-stop-patience"),
+    ("--early-stop-patience 1 --eval-iters 1", "--early-stop-patience"),
+])  # fmt: skip
+def test_what_lies_beyond_the_last_iteration_is_refused(line, flag):
+    with pytest.raises(ConfigError, match=f"^{flag} has no effect"):
+        read_settings([*LEAST.split(), *line.split()])
+    read_settings([*LEAST.split(), "--train-iters", "3000", *line.split()])
+
+
+@pytest.mark.parametrize(
+    ("processes", "layout", "said"),
+    [(1, "", 3), (2, "", 0), (2, "--tensor-model-parallel-size 2", 1)],
+)
+def test_what_acts_with_more_processes_is_said(processes, layout, said):
+    line = (
+        "--use-distributed-optimizer --heartbeat-timeout-seconds 9 --distributed-timeout-minutes 3"
+    )
+    argv = [*LEAST.split(), *line.split(), *layout.split()]
+    settings, _ = read_settings(argv)
+    found = waiting(settings, flags_of(argv), processes)
+    assert len(found) == said and waiting(settings, [], processes) == []
+    assert not said or found[0].startswith("--use-distributed-optimizer shards nothing")
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def measure(run_ranks: Callable[..., list[Any]], data: dict[str, str]) -> Run:
         found = {}
         for world in sorted({p.world for p in points}):
             here = [p for p in points if p.world == world]
-            ranks = run_ranks(world, SOURCE, [job(p) for p in here], timeout=300 + 60 * len(here))
+            ranks = run_ranks(world, SOURCE, [job(p) for p in here], timeout=600 + 120 * len(here))
             for number, point in enumerate(here):
                 every = [rank[number] for rank in ranks]
                 found[point] = difference(every, wanted[Point(point.family, point.packed)])
