@@ -46,9 +46,17 @@ def load(source: Path | IO[bytes], where: Path, *, allow: Sequence[Any] = ()) ->
         with torch.serialization.safe_globals(list(allow)):
             return torch.load(source, map_location="cpu", weights_only=True, **mapped)
     except Exception as err:  # its kinds are many, and differ between versions
-        said = str(err).rpartition("WeightsUnpickler error: ")[2].strip().replace("\n", " ")
         raise CheckpointError(f"{where}: torch's weights_only loader does not read it "
-                              f"({said:.300})") from err  # fmt: skip
+                              f"({_cause(str(err)):.300})") from err  # fmt: skip
+
+
+def _cause(said: str) -> str:
+    """What the loader met, without its advice to load the file by other means."""
+    for mark in ("from a trusted source.", "WeightsUnpickler error: "):
+        said = said.rpartition(mark)[2]
+    for advice in ("Please use ", "Check the documentation of "):
+        said = said.partition(advice)[0]
+    return " ".join(said.split())
 
 
 class PickledFile:

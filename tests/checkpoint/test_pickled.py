@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 
 import pytest
@@ -76,9 +77,22 @@ def test_pickles_that_would_run_code(tmp_path, llama, form):
         path.write_bytes(pickle.dumps(bomb))
     else:
         torch.save(bomb if form == "saved" else tensors | {"extra": bomb}, path)
-    with pytest.raises(CheckpointError, match="weights_only loader does not read it"):
+    with pytest.raises(CheckpointError, match="weights_only loader does not read it") as error:
         hf_to_mcore(llama, tmp_path / "mcore", trust_pickle=True)
     assert not (tmp_path / "exploded").exists() and not (tmp_path / "mcore").exists()
+    said = str(error.value)  # what it met, and none of torch's advice to run the code
+    assert "False" not in said and "add_safe" not in said and "posix" not in said
+
+
+def test_a_blocked_module_is_named(tmp_path):
+    class Shell:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'owned'}",))
+
+    torch.save({"x": Shell()}, tmp_path / "a.bin")
+    with pytest.raises(CheckpointError, match=r"read it \(Trying to load .*posix.system") as error:
+        PickledFile(tmp_path / "a.bin")
+    assert "False" not in str(error.value) and not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize(("content", "words"), [
