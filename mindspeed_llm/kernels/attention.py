@@ -37,6 +37,29 @@ def visible_keys(
     return seen if window is None else seen & (key > at - window)
 
 
+def expect(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    *,
+    window: int | None,
+    cu_seqlens: Sequence[int] | None = None,
+    **lacking: float | None,
+) -> None:
+    """Assert what every kernel of attention asks of its arguments: see `attention`, and with
+    `cu_seqlens` `packed_attention`. `lacking` are options that the caller's kernel does not have;
+    `table` chooses it only where they are not wanted."""
+    heads, groups = query.shape[-2], key.shape[-2]
+    assert heads % groups == 0, f"{heads} heads for {groups} query groups"
+    assert window is None or window > 0, f"a window of {window} keys"
+    for name, value in lacking.items():
+        assert not value, f"this kernel has no {name}, and {value} is asked for"
+    if cu_seqlens is None:
+        assert len(query) <= len(key), f"{len(query)} queries but only {len(key)} keys"
+        return
+    runs = cu_seqlens[0] == 0 and cu_seqlens[-1] == len(query) == len(key)
+    assert runs and list(cu_seqlens) == sorted(cu_seqlens), "cu_seqlens must run from 0 to t"
+
+
 def attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -69,9 +92,9 @@ def attention(
     Returns:
         [sq, b, n * d] in query's dtype.
     """
+    expect(query, key, window=window)
     sq, batch, heads, dim = query.shape
-    sk, _, groups, _ = key.shape
-    assert sq <= sk, f"{sq} queries but only {sk} keys"
+    sk = len(key)
     q, k, v = query.permute(1, 2, 0, 3), key.permute(1, 2, 0, 3), value.permute(1, 2, 0, 3)
     if window is not None and window >= sk:
         window = None
@@ -127,8 +150,8 @@ def packed_attention(
     Returns:
         [t, n * d] in query's dtype.
     """
+    expect(query, key, cu_seqlens=cu_seqlens, window=window)
     lengths = [end - start for start, end in zip(cu_seqlens, cu_seqlens[1:], strict=False)]
-    assert cu_seqlens[0] == 0 and sum(lengths) == len(query), "cu_seqlens must run from 0 to t"
     # split, not slices: its backward pass joins the parts once, and a slice's fills a whole row.
     parts = zip(*(t.unsqueeze(1).split(lengths) for t in (query, key, value)), strict=True)
     return torch.cat([

@@ -32,6 +32,7 @@ def attention(
 ) -> torch.Tensor:
     """`attention.attention` by flash_attn_func, which aligns queries with the last keys; a mask of
     its own (`hidden`) it does not take, and the plain kernel does that."""
+    plain.expect(query, key, window=window)
     if hidden is not None:
         return plain.attention(query, key, value, scale=scale, window=window, softcap=softcap,
                                hidden=hidden, dropout=dropout)  # fmt: skip
@@ -55,6 +56,7 @@ def packed_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """`attention.packed_attention` by flash_attn_varlen_func; its int32 bounds have a leading 0."""
+    plain.expect(query, key, cu_seqlens=cu_seqlens, window=window)
     bounds = torch.tensor(cu_seqlens, dtype=torch.int32).to(query.device, non_blocking=True)
     longest = max(end - start for start, end in zip(cu_seqlens, cu_seqlens[1:], strict=False))
     out = _package(query.device).flash_attn_varlen_func(

@@ -44,7 +44,7 @@ def attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """`attention.attention` by flex_attention; `hidden` is done by the plain kernel."""
-    assert dropout == 0, "FlexAttention has no dropout"
+    plain.expect(query, key, window=window, dropout=dropout)
     if hidden is not None:
         return plain.attention(query, key, value, scale=scale, window=window, softcap=softcap,
                                hidden=hidden)  # fmt: skip
@@ -67,7 +67,7 @@ def packed_attention(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """`attention.packed_attention` by flex_attention, one call for all sequences."""
-    assert dropout == 0, "FlexAttention has no dropout"
+    plain.expect(query, key, cu_seqlens=cu_seqlens, window=window, dropout=dropout)
     seen = _packed_mask(tuple(cu_seqlens), window, query.device)
     q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
     return _call(q, k, v, softcap, seen, scale)[0].transpose(0, 1).flatten(1)

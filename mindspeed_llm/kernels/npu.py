@@ -17,7 +17,7 @@ import torch
 
 from mindspeed_llm.kernels import activation
 from mindspeed_llm.kernels import rms_norm as plain_norm
-from mindspeed_llm.kernels.attention import visible_keys
+from mindspeed_llm.kernels.attention import expect, visible_keys
 
 MASK = 2048  # side of the compressed mask, whatever the length is
 SEQUENCES = 1024  # of one TND call; the documents name 1K in one place and 2K in another
@@ -124,7 +124,7 @@ def attention(
     there are as many). A window of W keys, the query's own among them, is mode 4 with pre_tockens
     W - 1. Grouped keys are not repeated: fewer key heads are the operator's own way.
     """
-    assert softcap is None, "npu_fusion_attention has no soft cap"
+    expect(query, key, window=window, softcap=softcap)
     sq, batch, heads, _ = query.shape
     sk = key.shape[0]
     if window is not None and window >= sk:
@@ -178,8 +178,7 @@ def packed_attention(
 ) -> torch.Tensor:
     """`attention.packed_attention` by npu_fusion_attention in its layout TND, one call for all
     sequences; cumulative lengths have no leading 0 and lie on the host."""
-    assert softcap is None, "npu_fusion_attention has no soft cap"
-    assert cu_seqlens[0] == 0 and cu_seqlens[-1] == len(query), "cu_seqlens must run from 0 to t"
+    expect(query, key, cu_seqlens=cu_seqlens, window=window, softcap=softcap)
     parts = []
     for first in range(0, len(cu_seqlens) - 1, SEQUENCES):
         bounds = cu_seqlens[first : first + SEQUENCES + 1]
@@ -215,7 +214,7 @@ def decode_attention(
     """
     name = "npu_fused_infer_attention_score"
     refuse_gradients(name, query, key, value)
-    assert softcap is None and dropout == 0, f"{name} has no soft cap and no dropout"
+    expect(query, key, window=window, softcap=softcap, dropout=dropout)
     sq, _, heads, _ = query.shape
     if hidden is not None:
         return attention(query, key, value, scale=scale, window=window, hidden=hidden)

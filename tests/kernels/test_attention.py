@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mindspeed_llm.kernels import attention as module
+from mindspeed_llm.kernels import flash, flex, npu
 from mindspeed_llm.kernels.attention import attention, packed_attention, visible_keys
 
 
@@ -173,9 +174,29 @@ def test_packed_neighbours_leave_no_trace():
 
 def test_packed_boundaries_must_cover_the_row():
     q, k, v = (t[:, 0] for t in tensors(25, 25, 2, 2))
-    for bounds in ([0, 7, 20], [3, 25]):
+    for bounds in ([0, 7, 20], [3, 25], [0, 9, 7, 25]):
         with pytest.raises(AssertionError, match="from 0 to t"):
             packed_attention(q, k, v, cu_seqlens=bounds, scale=0.4)
+
+
+def test_what_no_kernel_takes():
+    """The checks that all kernels share, plain ones and those of the devices."""
+    q, k, v = tensors(4, 4, 4, 2)
+    for kernel in (attention, flash.attention, flex.attention, npu.attention, npu.decode_attention):
+        with pytest.raises(AssertionError, match="4 queries but only 3 keys"):
+            kernel(q, k[:3], v[:3], scale=0.4)
+        with pytest.raises(AssertionError, match="window of 0"):
+            kernel(q, k, v, scale=0.4, window=0)
+        with pytest.raises(AssertionError, match="4 heads for 3 query groups"):
+            kernel(q, torch.cat((k, k), 2)[:, :, :3], v, scale=0.4)
+    lacking = [(npu.attention, "softcap"), (npu.decode_attention, "softcap"),
+               (npu.decode_attention, "dropout"), (flex.attention, "dropout")]  # fmt: skip
+    for kernel, option in lacking:
+        with pytest.raises(AssertionError, match=f"no {option}"):
+            kernel(q, k, v, scale=0.4, **{option: 0.5})
+    for kernel in (flash, flex, npu):
+        with pytest.raises(AssertionError, match="from 0 to t"):
+            kernel.packed_attention(q[:, 0], k[:, 0], v[:, 0], cu_seqlens=[0, 3], scale=0.4)
 
 
 @pytest.mark.parametrize("masked", [True, False])
