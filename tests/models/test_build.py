@@ -128,7 +128,7 @@ def test_equals_transformers(layout, case, results, run_ranks, directories):
     if layout not in results:
         wanted = [name for where, name in ROWS if where == layout]
         models = {name: directories[name] for name in wanted}
-        results[layout] = run_ranks(tp * pp, RANKS, models, tp, pp, sp)
+        results[layout] = run_ranks(tp * pp, RANKS, models, tp, pp, sp, timeout=300)
     compare([answer[case] for answer in results[layout]], tp, pp, sp)
 
 
@@ -139,7 +139,7 @@ def test_experts_on_several_ranks_equal_transformers(layout, run_ranks, director
     size, tp, pp, sp, ep, etp = (EXPERTS | MORE_EXPERTS)[layout]
     sparse = [case for case, (family, _) in CASES.items() if family in ("qwen3_moe", "mixtral")]
     models = {case: directories[case] for case in sparse}
-    answers = run_ranks(size, RANKS, models, tp, pp, sp, False, ep, etp)
+    answers = run_ranks(size, RANKS, models, tp, pp, sp, False, ep, etp, timeout=300)
     for case in sparse:
         compare([answer[case] for answer in answers], tp, pp, sp)
 

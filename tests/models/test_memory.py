@@ -53,7 +53,7 @@ def test_experts_on_two_processes(run_ranks, directories):
 def test_uneven_stages_and_shared_rows(pp, cp, layer_list, run_ranks, directories):
     wanted = {name: directories[name] for name in ("llama", "gemma2")}
     more = (1, None, cp, layer_list)
-    for answer in run_ranks(2, RANKS, wanted, 1, pp, pp == 1, True, *more):
+    for answer in run_ranks(2, RANKS, wanted, 1, pp, pp == 1, True, *more, timeout=300):
         check(answer["states"])
 
 
