@@ -18,7 +18,9 @@ from mindspeed_llm.kernels import attention as plain
 
 @functools.cache
 def _run(device: str) -> Callable[..., torch.Tensor]:
-    """Compiled where a compiler makes one kernel of it; on a CPU it has no backward pass then."""
+    """Compiled where a compiler makes one kernel of it. Not on a CPU: there it has no backward pass
+    then, and masks that read a length or a tensor do not compile (torch 2.13: Inductor renames the
+    size `ks1` by text, CppFlexAttentionTemplate, and makes `cur_qSplitSize8` of `ks18`)."""
     return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
 
 

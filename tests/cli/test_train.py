@@ -1,6 +1,5 @@
 """posttrain_gpt.py as a user runs it: the guide's flags, one-line errors, a kill and a resume."""
 
-import json
 import os
 import signal
 import subprocess
@@ -103,18 +102,7 @@ def finish(command, cwd):
     )
 
 
-def losses(save):
-    lines = Path(save, "logs", "train.jsonl").read_text().splitlines()
-    kept = ("iteration", "loss", "lr", "grad_norm", "consumed_samples")
-    return [[json.loads(line)[name] for name in kept] for line in lines]
-
-
-def weights(save):
-    return {path.name: path.read_bytes()
-            for path in Path(save, f"iter_{LAST:07d}").glob("*.safetensors")}  # fmt: skip
-
-
-def test_killed_between_two_saves_and_continued(command, tmp_path):
+def test_killed_between_two_saves_and_continued(command, tmp_path, told, bits):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = finish(command(whole), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -138,8 +126,8 @@ def test_killed_between_two_saves_and_continued(command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"iteration {saved + 1}/{LAST}" in done.stderr
     assert f"iteration {saved}/{LAST}" not in done.stderr
-    assert losses(cut) == losses(whole)
-    assert weights(cut) == weights(whole)
+    assert told(cut) == told(whole)
+    assert bits(cut, LAST) == bits(whole, LAST)
 
 
 def test_a_tuned_model_is_exported_as_transformers_opens_it(command, tmp_path):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_training import CPU_PYTHON, HERE, LAYERS, ROOT, by_run, count
+from test_training import CPU_PYTHON, HERE, LAYERS, ROOT, by_run, count, ran_in_every_layer
 
 OLDER = [p for p in os.environ.get("MINDSPEED_LLM_MCORE_PATHS", "").split(":") if p]
 DENSE = {"name": "dense"}
@@ -75,16 +75,13 @@ def test_losses_in_bf16(found):
 
 
 def fused_in_every_layer(calls, norms):
-    passes = count(calls, "npu_fusion_attention", 1, False)
-    assert passes > 0
+    passes = ran_in_every_layer(
+        calls,
+        ("npu_fusion_attention", "npu_fusion_attention_grad", 1),
+        ("npu_rotary_mul", "npu_rotary_mul_backward", 2),
+        ("npu_rms_norm", "npu_rms_norm_backward", norms),
+    )
     for layer in range(1, LAYERS + 1):
-        for op, back, times in (
-            ("npu_fusion_attention", "npu_fusion_attention_grad", 1),
-            ("npu_rotary_mul", "npu_rotary_mul_backward", 2),
-            ("npu_rms_norm", "npu_rms_norm_backward", norms),
-        ):
-            assert count(calls, op, layer, False) == times * passes, (op, layer)
-            assert count(calls, back, layer, True) == times * passes, (back, layer)
         assert count(calls, "npu_swiglu", layer, False) >= passes, layer
         assert count(calls, "npu_swiglu_backward", layer, True) >= passes, layer
 
