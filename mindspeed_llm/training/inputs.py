@@ -117,8 +117,10 @@ def _continues(settings: Settings, choice: Choice) -> bool:
     foreign = find_foreign(root)
     if foreign is not None:
         if not settings.checkpoint.finetune and foreign.iteration is not None:
-            raise ConfigError(f"--load {root}: a run of Megatron-LM, whose optimizer and schedule "
-                              "are not read; --finetune starts from its weights")  # fmt: skip
+            raise ConfigError(
+                f"--load {root}: a run of Megatron-LM, whose optimizer and schedule are not read; "
+                "--finetune --trust-pickle starts from its weights"
+            )
         return False
     interrupted = (
         not settings.checkpoint.finetune

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from mindspeed_llm.checkpoint.convert import hf_to_mcore
 from mindspeed_llm.checkpoint.hf_source import HFWeights
+from mindspeed_llm.models.names import to_mcore
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = os.environ | {"DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -64,7 +66,9 @@ def torch_dist(model, root):
 def mp_rank(model, root):
     """The older layout, one rank; its config.json lies in root/hf, as the error message asks."""
     weights = HFWeights(model)
-    whole = {rule.mcore: weights.compose(rule) for rule in weights.rules}
+    stored = load_file(model / "model.safetensors")
+    whole = {rule.mcore: to_mcore(rule, weights.model, [stored[name] for name in rule.hf])
+             for rule in weights.rules}  # fmt: skip
     place = root / "release" / "mp_rank_00"
     place.mkdir(parents=True)
     torch.save({"model": whole, "checkpoint_version": 3.0}, place / "model_optim_rng.pt")
