@@ -1,9 +1,11 @@
 """Every mismatch of checkpoint, tokenizer, data and flags is one clear error, before training."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
+from mindspeed_llm.checkpoint.convert import hf_to_mcore
 from mindspeed_llm.cli.train import read_settings
 from mindspeed_llm.errors import CheckpointError, ConfigError, DataError
 from mindspeed_llm.training.inputs import read_inputs
@@ -56,6 +58,16 @@ def test_data_of_another_tokenizer(flags, tmp_path, make_tokenizer_dir, tiny_sft
     prefix = tiny_sft_data(tmp_path / "rows", other)
     with pytest.raises(DataError, match="another tokenizer"):
         read(*flags, "--data-path", prefix)
+
+
+def test_a_run_of_megatron_lm_is_not_continued(flags, tmp_path, material):
+    """Its weights are read, its optimizer is not: nothing goes on as if it were."""
+    theirs = hf_to_mcore(Path(material["gemma2"]), tmp_path / "ck", ckpt_format="torch_dist").path
+    theirs.rename(tmp_path / "ck" / "iter_0000007")
+    (tmp_path / "ck" / "latest_checkpointed_iteration.txt").write_text("7")
+    with pytest.raises(ConfigError, match="--finetune --trust-pickle starts from its weights"):
+        read(*flags, "--load", tmp_path / "ck", "--trust-pickle")
+    assert not read(*flags, "--load", tmp_path / "ck", "--trust-pickle", "--finetune").continues
 
 
 def test_a_tokenizer_larger_than_the_model(flags, tmp_path, tiny_hf_model, tiny_tokenizer_dir):
