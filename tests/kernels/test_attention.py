@@ -38,11 +38,10 @@ def by_hand(q, k, v, *, scale, window=None, softcap=None, hidden=None):
                     keys = [j for j in keys if not rows[j]]
                 if not keys:
                     continue
-                scores = torch.stack([q[i, b, n] @ k[j, b, g] for j in keys]) * scale
+                scores = k[keys, b, g] @ q[i, b, n] * scale
                 if softcap is not None:
                     scores = softcap * torch.tanh(scores / softcap)
-                weights = scores.softmax(0)
-                out[i, b, n] = sum(w * v[j, b, g] for w, j in zip(weights, keys, strict=True))
+                out[i, b, n] = scores.softmax(0) @ v[keys, b, g]
     return out.reshape(sq, batch, heads * dim)
 
 
