@@ -1,6 +1,7 @@
 """`inference.py` from the outside: pipes, a terminal, Ctrl-C, two ranks, wrong flags."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -75,14 +77,20 @@ def _hears_ctrl_c() -> None:
 class Terminal:
     """A child behind a pseudo-terminal."""
 
-    def __init__(self, arguments: list[str], **env: str) -> None:
+    def __init__(self, arguments: list[str], controls: bool = False, **env: str) -> None:
         self.seen = b""
+
+        def ready() -> None:
+            _hears_ctrl_c()
+            if controls:  # the terminal's own Control-C goes to whom it controls
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
         parent, child = pty.openpty()
         self.fd = parent
         self.process = subprocess.Popen(
             [sys.executable, *arguments], cwd=ROOT, env=ENV | {"TERM": "dumb"} | env, stdin=child,
             stdout=child, stderr=subprocess.DEVNULL, start_new_session=True,
-            preexec_fn=_hears_ctrl_c)  # fmt: skip
+            preexec_fn=ready)  # fmt: skip
         os.close(child)
 
     def wait_for(self, text: str, count: int = 1, seconds: float = 120) -> None:
@@ -124,6 +132,35 @@ def test_ctrl_c_stops_the_reply_and_then_leaves(terminal: Terminal) -> None:
     assert b"[stopped]" in terminal.seen
     assert terminal.process.poll() is None
     assert terminal.leave() == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_stops_the_reply_on_both_ranks(tiny_chat_dir: Path) -> None:
+    """Control-C typed at the terminal reaches launcher and ranks alike; the next turn answers."""
+    launch = ["-m", "mindspeed_llm.cli.main", "launch", "--standalone", "--nproc_per_node", "2"]
+    opened = Terminal([*launch, *CHAT[:-1], "400", "--load", str(tiny_chat_dir), "--stats",
+                       "--tensor-model-parallel-size", "2"], controls=True)  # fmt: skip
+    try:
+        opened.wait_for("You >> ", seconds=400)
+        opened.type("tell me a long story\n")
+        opened.wait_for("MindSpeed-LLM:")
+        opened.type("\x03")
+        opened.wait_for("[stopped]")
+        opened.wait_for("You >> ", count=2)
+        time.sleep(1.5)  # two within a second end the run
+        opened.type("/set max-new-tokens 5\n")
+        opened.wait_for("You >> ", count=3)
+        opened.type("and then?\n")
+        opened.wait_for("new 5", seconds=120)
+        opened.wait_for("You >> ", count=4)
+        opened.type("q\n")
+        assert opened.process.wait(120) == 0
+        assert b"Traceback" not in opened.seen
+    finally:
+        if opened.process.poll() is None:
+            os.killpg(opened.process.pid, signal.SIGKILL)
+            opened.process.wait()
+        os.close(opened.fd)
 
 
 FLOWERS = (

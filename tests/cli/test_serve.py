@@ -1,12 +1,16 @@
 """`mindspeed-llm serve` from the outside: the openai client, many callers, Ctrl-C, wrong flags."""
 
 import concurrent.futures
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,6 +144,70 @@ def test_sixty_four_callers_at_once(served: Served) -> None:
     _together(served, 64, 40)
 
 
+def _gauges(served: Served) -> dict[str, float]:
+    with urllib.request.urlopen(f"{served.url}/metrics", timeout=300) as answer:
+        rows = [line.split() for line in answer.read().decode().splitlines() if line[0] != "#"]
+    return {name.removeprefix("mindspeed_llm_"): float(value) for name, value in rows}
+
+
+def _hang_up(served: Served, number: int) -> None:
+    """Ask for a long streamed reply, read its first event, and go."""
+    place = served.url.removeprefix("http://").rstrip("/")
+    host, port = place.split(":")
+    body = json.dumps({"messages": [{"role": "user", "content": f"story {number}"}],
+                       "stream": True, "max_tokens": 400}).encode()  # fmt: skip
+    with socket.create_connection((host, int(port)), timeout=300) as line:
+        line.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            b"application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        seen = b""
+        while b"data:" not in seen:
+            part = line.recv(65536)
+            assert part, seen
+            seen += part
+
+
+@pytest.mark.slow
+def test_sixty_four_callers_of_whom_some_go_and_some_send_too_much(served: Served) -> None:
+    """The others get what they would have got alone; then nothing is left of anyone's."""
+    import openai
+
+    client = served.client().with_options(timeout=600)
+    before = _gauges(served)
+
+    def ask(number: int) -> str:
+        messages = [{"role": "user", "content": f"a word on {number} " + "tulips " * (number % 5)}]
+        return client.chat.completions.create(
+            model="tiny", messages=messages, temperature=0, max_tokens=12
+        ).choices[0].message.content  # fmt: skip
+
+    def call(number: int) -> str | None:
+        if number % 4 == 1:
+            return _hang_up(served, number)
+        if number % 4 == 3:
+            with pytest.raises(openai.APIStatusError) as refused:
+                client.chat.completions.create(model="tiny", messages=[
+                    {"role": "user", "content": "x" * (5 << 20)}])  # fmt: skip
+            assert refused.value.status_code == 413
+            return None
+        return ask(number)
+
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        found = list(pool.map(call, range(64)))
+    whole = {number: text for number, text in enumerate(found) if text is not None}
+    assert len(whole) == 32
+    for _ in range(600):
+        after = _gauges(served)
+        if after["replies"] == after["replies_running"] == 0:
+            break
+        time.sleep(0.1)
+    assert after["replies"] == after["replies_running"] == 0
+    assert after["kv_tokens_used"] <= after["kv_tokens_budget"]
+    assert after["cancelled_total"] - before["cancelled_total"] == 16
+    assert {number: ask(number) for number in list(whole)[::4]} == dict(list(whole.items())[::4])
+
+
 def test_ctrl_c_ends_it_in_the_middle_of_an_answer(served: Served) -> None:
     """The last test of this server."""
     parts = served.client().chat.completions.create(
@@ -190,8 +258,6 @@ def test_wrong_flags_are_one_line(
 def test_a_missing_package_and_a_taken_port(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import socket
-
     from mindspeed_llm.cli import serve
     from mindspeed_llm.errors import ConfigError
 
