@@ -32,8 +32,8 @@ MAX_DISTRACTORS = 16
 # learn come more often. Some may come twice in one dialogue, each time of another thing; two
 # rules or two pairs of people would contradict each other.
 _THREADS = (3, 4)
-_TICKETS = (*FAMILIES, "fact", "overwritten", "instruction", "coreference", "refusal",
-            *["counting"] * 4)  # fmt: skip
+_TICKETS = (*FAMILIES, "fact", "overwritten", "overwritten", "coreference", "instruction",
+            *["refusal"] * 3)  # fmt: skip
 _REPEATED = ("fact", "overwritten", "counting", "refusal")
 # Acknowledgements that are trained, so that a statement is not taken for a question.
 _ACKNOWLEDGED = 0.25
