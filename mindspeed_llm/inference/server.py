@@ -18,6 +18,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
 from mindspeed_llm.inference.answers import Answers, Choice
 from mindspeed_llm.inference.metrics import Metrics
@@ -40,6 +41,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _PATIENCE = 30.0  # seconds in which a body has to arrive
+_LINGER = 5.0  # and of one that is too large, what may come before the line is closed
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -226,7 +228,7 @@ def _check_origin(headers: Headers) -> None:
 
 
 async def _json(request: Request, most: int) -> Any:
-    """The body; a body that is too large is not read to its end.
+    """The body; one that is too large is thrown away as it comes, for a while.
 
     Raises:
         ApiError: 413, 415, 408, or 400.
@@ -237,6 +239,7 @@ async def _json(request: Request, most: int) -> Any:
     size = request.headers.get("content-length", "0")
     too_large = ApiError(413, f"the body has more than {most} bytes")
     if size.isdecimal() and int(size) > most:
+        await _throw_away(request)
         raise too_large
     body = bytearray()
 
@@ -248,12 +251,26 @@ async def _json(request: Request, most: int) -> Any:
 
     try:
         await asyncio.wait_for(read(), _PATIENCE)
+    except ApiError:
+        await _throw_away(request)
+        raise
     except asyncio.TimeoutError as err:
         raise ApiError(408, f"the body did not arrive within {_PATIENCE:.0f} s") from err
     try:
         return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as err:
         raise ApiError(400, f"the body is not JSON: {err}") from err
+
+
+async def _throw_away(request: Request) -> None:
+    """Read what is still being sent: who finds the line closed never sees the answer."""
+
+    async def read() -> None:
+        async for _ in request.stream():
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect):
+        await asyncio.wait_for(read(), _LINGER)
 
 
 def _no_constant(name: str) -> None:

@@ -108,6 +108,36 @@ def test_experts_on_several_ranks_say_the_same(
     assert len({tuple(rank["mixtral"]["held"]) for rank in ranks}) == 1
 
 
+@pytest.mark.slow
+def test_a_long_conversation_in_a_window(
+    tiny_hf_model: Callable, run_ranks: Callable, tmp_path: Path
+) -> None:
+    """Five turns of a Mistral, so long that what its window of 16 no longer sees is forgotten."""
+    from transformers import AutoModelForCausalLM
+
+    path = tiny_hf_model("mistral", tmp_path / "hf", sliding_window=16,
+                         max_position_embeddings=2048)  # fmt: skip
+    turns = [_ids(length, length) for length in (190, 260, 31, 340, 230)]
+    ranks = RANKS.replace('torch.device("cpu"), 120)', 'torch.device("cpu"), 1500)')  # the context
+    (found,) = run_ranks(1, ranks, {"mistral": str(path)}, 1, 1, PROMPTS, turns, LIMIT)
+    found = found["mistral"]
+    model = AutoModelForCausalLM.from_pretrained(
+        path, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    assert model.config.sliding_window == 16
+    for before, turn, fresh in zip(
+        [None, *found["turns"]], found["turns"], found["fresh turns"], strict=False
+    ):
+        assert turn["ids"] == fresh == _expected(model, turn["prompt"])
+        assert before is None or turn["cached"] == len(before["prompt"]) + LIMIT - 1
+    assert len(found["turns"][-1]["prompt"]) > 1000
+    # Without the window other ids come: it acts.
+    wide = AutoModelForCausalLM.from_pretrained(
+        path, attn_implementation="eager", dtype=torch.float32, sliding_window=None
+    ).eval()
+    assert any(_expected(wide, turn["prompt"]) != turn["ids"] for turn in found["turns"])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_taking_back_crops_the_cache(family: str, ranks: list[dict]) -> None:
     found = ranks[0][family]

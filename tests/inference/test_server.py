@@ -92,6 +92,19 @@ def serving(letters: type, renderer: Renderer) -> Iterator[Callable[..., Caller]
         end()
 
 
+def test_who_sends_too_much_is_told_so(serving: Callable) -> None:
+    """Also where the body is far more than fits in the line's buffers."""
+    caller = serving()
+    for headers in ({}, {"Transfer-Encoding": "chunked"}):
+        body = iter([b"x" * 65536] * 100) if headers else b"x" * (100 * 65536)
+        connection = http.client.HTTPConnection("127.0.0.1", caller.port, timeout=60)
+        connection.request("POST", "/v1/chat/completions", body,
+                           {"Content-Type": "application/json", **headers},
+                           encode_chunked=bool(headers))  # fmt: skip
+        answer = connection.getresponse()
+        assert answer.status == 413 and "more than 2000 bytes" in answer.read().decode()
+
+
 def test_routes_and_headers(serving: Callable) -> None:
     caller = serving()
     status, page = caller.ask("GET", "/")
