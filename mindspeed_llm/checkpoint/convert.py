@@ -345,7 +345,7 @@ def hf_target(load_dir: Path, save_dir: Path, model: ModelConfig, overwrite: boo
     target = save_dir
     if (save_dir / CONFIG).is_file() and not overwrite:
         original = read_model(save_dir)
-        if dataclasses.replace(original, dtype=model.dtype) != model:
+        if not original.is_same_but_for_dtype(model):
             raise CheckpointError(f"{save_dir}: holds a {original.family} model of another shape "
                                   "than the checkpoint's; choose another directory")  # fmt: skip
         target = save_dir / _MG2HF

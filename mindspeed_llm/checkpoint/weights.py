@@ -119,7 +119,7 @@ def read_adapter(place: Place, *, check: Verify = "full") -> Adapter:
 
 def _check_model(place: Place, adapter: CheckpointDir) -> None:
     own, model = read_model(adapter.hf_dir), read_model(model_directory(place.base))
-    if dataclasses.replace(own, dtype=model.dtype) != model:
+    if not own.is_same_but_for_dtype(model):
         raise CheckpointError(f"{place.adapter}: an adapter of a {own.family} model of another "
                               f"shape than the {model.family} model at {place.base}")  # fmt: skip
 

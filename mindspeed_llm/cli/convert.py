@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import time
@@ -138,12 +137,13 @@ def _mcore_to_mcore(settings: config.ConvertConfig) -> Converted:
     directory = model_directory(settings.load_dir)
     _check(settings, directory)
     check_apart(settings.load_dir, settings.save_dir)
+    model = read_model(directory)
     source, _ = open_base(settings.load_dir, trust_pickle=settings.trust_pickle)
     if settings.blend_with is not None:
-        source = _blended(settings, settings.blend_with, source, read_model(directory))
+        source = _blended(settings, settings.blend_with, source, model)
     with _target_flags():
         target = Target(root=settings.save_dir, **_options(settings))
-        done = source_to_mcore(source, target, model=read_model(directory), documents=directory,
+        done = source_to_mcore(source, target, model=model, documents=directory,
                                dtype=_dtype(settings))  # fmt: skip
     _note(target.parallel)
     return done
@@ -155,7 +155,7 @@ def _blended(
     """Weights between those at `start` and the tuned ones, which are of one model."""
     check_apart(start, settings.save_dir)
     own = read_model(model_directory(start))
-    if dataclasses.replace(own, dtype=model.dtype) != model:
+    if not own.is_same_but_for_dtype(model):
         raise CheckpointError(f"--blend-with {start}: a {own.family} model of another shape than "
                               f"the {model.family} model of --load-dir {settings.load_dir}; give "
                               "the weights that its run started from")  # fmt: skip

@@ -142,6 +142,10 @@ class ModelConfig:
         """Leading dimensions of queries and keys that the rotary embedding turns."""
         return self.head_dim if self.rotary_dim is None else self.rotary_dim
 
+    def is_same_but_for_dtype(self, other: ModelConfig) -> bool:
+        """Whether the weights of one fit the other."""
+        return dataclasses.replace(self, dtype=other.dtype) == other
+
     def is_sliding(self, layer: int) -> bool:
         """Whether layer `layer` (0-based, global) attends within the sliding window."""
         return bool(self.layer_types) and self.layer_types[layer] == "sliding"
