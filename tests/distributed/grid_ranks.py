@@ -67,7 +67,9 @@ def gradients(job: Any) -> Any:
 
 
 def _pieces(item: Any, data: torch.Tensor) -> list[tuple[str, tuple[int, ...], torch.Tensor, Any]]:
-    whole = dataclasses.replace(item, data=data)
+    # A sharded tensor insists on the dtype of its data; a parameter's gradient is fp32 beside bf16.
+    dtype = {"dtype": data.dtype} if isinstance(item, ShardedTensor) else {}
+    whole = dataclasses.replace(item, data=data, **dtype)
     built = whole if isinstance(item, ShardedTensor) else whole.build()
     tensors = [built] if isinstance(built, ShardedTensor) else list(nested_values(built))
     return [

@@ -220,6 +220,6 @@ def test_bf16_is_as_near_as_in_one_process(measure):
     found = measure([*alone.values(), *points])
     for point in points:
         wanted = found[alone[point.packed]]
-        assert found[point]["gradient"] < 2 * wanted["gradient"], (point, found[point], wanted)
-        assert found[point]["loss"] < 2**-8 and wanted["loss"] < 2**-8, (point, found[point])
+        for what in ("gradient", "loss"):
+            assert 0 < found[point][what] < 1.25 * wanted[what], (point, found[point], wanted)
         assert found[point]["supervised"] == 0
