@@ -1,5 +1,5 @@
 """Owns prompts in and replies out, without a conversation: where prompts come from, and the file of
-replies that an interrupted run goes on with. It knows nothing of how replies are made."""
+replies. It knows nothing of how replies are made."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mindspeed_llm.cli.text_file import write_text
 from mindspeed_llm.config.inference import GenerationSettings, LoadSettings, TaskSettings
 from mindspeed_llm.data.messages import Conversation, Message
 from mindspeed_llm.errors import ConfigError, DataError
+from mindspeed_llm.inference.journal import Journal
 from mindspeed_llm.logging import get_logger
 
 if TYPE_CHECKING:
@@ -111,55 +112,18 @@ def _conversation(value: Any, system: str | None, where: str) -> Conversation:
     return conversation
 
 
-class Answers:
-    """Rows of --output by their keys: those of an earlier run, and those that come.
-
-    New rows go to OUTPUT.part as they come; OUTPUT is replaced when all are there. A key stands for
-    prompt, model and settings, so an answer is kept only where it would be given again.
+def _answered(output: Path) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier --output by their keys; a line without one is left aside.
 
     Raises:
-        DataError: the place cannot be read or written.
+        DataError: the file cannot be read.
     """
-
-    def __init__(self, output: Path | None) -> None:
-        self.output = output
-        self.part = None if output is None else output.with_name(f"{output.name}.part")
-        self.rows: dict[str, dict[str, Any]] = {}
-        if output is None or self.part is None:
-            return
-        for path in (output, self.part):
-            self.rows |= _rows_in(path)
-        with _writing(self.part):
-            self.part.parent.mkdir(parents=True, exist_ok=True)
-            # Complete lines only: a run that was killed may have left half a line.
-            text = "".join(json.dumps(row) + "\n" for row in self.rows.values())
-            write_text(self.part, text)
-
-    def add(self, rows: dict[str, dict[str, Any]]) -> None:
-        """Keep these rows, whatever happens next."""
-        self.rows |= rows
-        if self.part is not None:
-            with _writing(self.part), self.part.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows.values())
-
-    def finish(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows of `keys`, in that order, which are now all of --output."""
-        rows = [self.rows[key] for key in keys]
-        if self.output is not None and self.part is not None:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text(self.output, "".join(lines))
-            self.part.unlink()
-        return rows
-
-
-def _rows_in(path: Path) -> dict[str, dict[str, Any]]:
-    """Rows with a key; what is none (half a line, another program's output) is left aside."""
-    if not path.is_file():
+    if not output.is_file():
         return {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as err:
-        raise DataError(f"{path}: cannot be read: {err.strerror}") from err
+        raise DataError(f"{output}: cannot be read: {err.strerror}") from err
     found = {}
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
@@ -167,14 +131,6 @@ def _rows_in(path: Path) -> dict[str, dict[str, Any]]:
             if isinstance(row, dict) and isinstance(row.get("key"), str) and "reply" in row:
                 found[row["key"]] = row
     return found
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as err:
-        raise DataError(f"{path}: cannot be written: {err.strerror}") from err
 
 
 def generate(
@@ -197,7 +153,9 @@ def generate(
     from mindspeed_llm.inference.stream import printable
 
     ids = [_ids(parts, engine, generation, prompt) for prompt in prompts]
-    answers = Answers(task.output)
+    output = task.output
+    part = None if output is None else output.with_name(f"{output.name}.part")
+    answers = Journal(part, None if output is None else _answered(output))
     drawn = of_prompts(sampling, ids)
     keys = _keys(load, generation, drawn, engine, ids, named=task.output is not None)
     due = {key: at for at, key in enumerate(keys) if key not in answers.rows}
@@ -215,7 +173,11 @@ def generate(
             progress(len(rows))
             if pressed.is_set() and len(answers.rows) < len(set(keys)):
                 raise KeyboardInterrupt
-    for prompt, row in zip(prompts, answers.finish(keys), strict=True):
+    rows = [answers.rows[key] for key in keys]
+    if output is not None:
+        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        answers.remove()
+    for prompt, row in zip(prompts, rows, strict=True):
         asked = prompt.conversation.messages[-1].content
         print(f"You >> {printable(asked)}\nMindSpeed-LLM:\n{printable(row['reply'])}\n")
 

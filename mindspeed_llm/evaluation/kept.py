@@ -3,19 +3,16 @@ where it was. It knows an engine; what is asked, and why, it does not know."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mindspeed_llm.errors import DataError
 from mindspeed_llm.inference.engine import Reply
-from mindspeed_llm.logging import get_logger
+from mindspeed_llm.inference.journal import Journal
 
 _TOGETHER = 64  # rows that are scored between two writes
-_log = get_logger(__name__)
 
 Progress = Callable[[int], None]
 Row = tuple[Sequence[int], Sequence[int]]
@@ -51,14 +48,8 @@ class Kept:
     """
 
     def __init__(self, engine: _Engine, path: Path, model: str) -> None:
-        self.engine, self.path, self.model = engine, path, model
-        self._rows = _rows_in(path)
-        with _at(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Complete lines only: a run that was killed may have left half a line.
-            path.write_text("".join(_line(k, v) for k, v in self._rows.items()), encoding="utf-8")
-        if self._rows:
-            _log.info("%s: %d answers of an earlier, unfinished run", path, len(self._rows))
+        self.engine, self.model = engine, model
+        self._journal = Journal(path)
 
     def generate(self, prompt: Sequence[int], *, max_new_tokens: int) -> Reply:
         """As the engine's, without its counts."""
@@ -77,7 +68,7 @@ class Kept:
             asked, max_new_tokens=max_new_tokens, batch_size=batch_size
         ):
             self._keep({keys[due[at]]: [r.ids, r.stop] for at, r in found.items()}, progress)
-        rows = zip(prompts, (self._rows[key] for key in keys), strict=True)
+        rows = zip(prompts, (self._journal.rows[key] for key in keys), strict=True)
         return [Reply(prompt_tokens=len(p), ids=list(ids), stop=stop) for p, (ids, stop) in rows]
 
     def scores(
@@ -90,46 +81,21 @@ class Kept:
             places = due[first : first + _TOGETHER]
             found = self.engine.scores([rows[place] for place in places], progress=None)
             self._keep(dict(zip((keys[place] for place in places), found, strict=True)), progress)
-        return [[(float(loss), int(best)) for loss, best in self._rows[key]] for key in keys]
+        return [
+            [(float(loss), int(best)) for loss, best in self._journal.rows[key]] for key in keys
+        ]
 
     def _key(self, *question: Any) -> str:
         return hashlib.sha256(json.dumps([self.model, question]).encode()).hexdigest()[:32]
 
     def _due(self, keys: Sequence[str], progress: Progress | None) -> list[int]:
         """Places whose answers are not there; of equal questions, one."""
-        due = {key: place for place, key in enumerate(keys) if key not in self._rows}
+        due = {key: place for place, key in enumerate(keys) if key not in self._journal.rows}
         if progress is not None:
             progress(len(keys) - len(due))
         return list(due.values())
 
     def _keep(self, rows: dict[str, Any], progress: Progress | None) -> None:
-        self._rows |= rows
-        with _at(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.writelines(_line(key, value) for key, value in rows.items())
+        self._journal.add(rows)
         if progress is not None:
             progress(len(rows))
-
-
-def _line(key: str, value: Any) -> str:
-    return json.dumps([key, value]) + "\n"
-
-
-def _rows_in(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    with _at(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    found = {}
-    for line in lines:
-        with contextlib.suppress(ValueError, TypeError, RecursionError):
-            key, value = json.loads(line)
-            found[str(key)] = value
-    return found
-
-
-@contextlib.contextmanager
-def _at(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as err:
-        raise DataError(f"{path}: cannot be read or written: {err.strerror}") from err
