@@ -184,15 +184,19 @@ def generate(
 
 def _ids(parts: Parts, engine: Engine, generation: GenerationSettings, prompt: Prompt) -> list[int]:
     conversation = prompt.conversation
+    where = f"{prompt.where}: " if prompt.where else ""
+    try:
+        "".join([conversation.system or "", *(m.content for m in conversation.messages)]).encode()
+    except UnicodeEncodeError as err:
+        raise DataError(f"{where}the prompt is no text: {err}; take this character out") from err
     if parts.renderer is not None:
         ids = parts.renderer.prompt(conversation)
     elif len(conversation.messages) > 1 or conversation.system is not None:
-        raise DataError(f"{prompt.where}: a conversation needs a chat template: --prompt-type NAME")
+        raise DataError(f"{where}a conversation needs a chat template: --prompt-type NAME")
     else:
         # As a base model was trained: the text alone, with what its tokenizer puts before a text.
         ids = parts.tokenizer.hf(conversation.messages[0].content)["input_ids"]
     if len(ids) + generation.max_new_tokens > engine.context:
-        where = f"{prompt.where}: " if prompt.where else ""
         raise DataError(
             f"{where}the prompt has {len(ids)} tokens and --max-new-tokens is "
             f"{generation.max_new_tokens}: together more than the context of {engine.context}"

@@ -143,12 +143,21 @@ class Tokenizer:
         """Ids of plain text; special-token text in it is split into ordinary tokens.
 
         `context` is what precedes it: nothing ("start"), a special token, or more text.
+
+        Raises:
+            DataError: half of a surrogate pair is in it, so that it is no text.
         """
-        return self._texts[context].encode(text, add_special_tokens=False).ids
+        (ids,) = self.encode_texts([text], context)
+        return ids
 
     def encode_texts(self, texts: Sequence[str], context: Context = "marker") -> list[list[int]]:
         """`encode_text` of many texts in one call."""
-        batch = self._texts[context].encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            batch = self._texts[context].encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as err:
+            raise DataError("a text has half of a surrogate pair in it, which is no character (in "
+                            "JSON: \\ud800 to \\udfff; typed: a byte that is not UTF-8); take it "
+                            "out") from err  # fmt: skip
         return [encoding.ids for encoding in batch]
 
     def spots(self, text: str, context: Context = "marker") -> list[tuple[int, int]]:

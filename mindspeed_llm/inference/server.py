@@ -257,7 +257,9 @@ async def _json(request: Request, most: int) -> Any:
     except asyncio.TimeoutError as err:
         raise ApiError(408, f"the body did not arrive within {_PATIENCE:.0f} s") from err
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return value
     except (ValueError, RecursionError) as err:
         raise ApiError(400, f"the body is not JSON: {err}") from err
 

@@ -161,6 +161,10 @@ def test_prompts_that_the_model_cannot_take_are_named_before_anything_runs(bench
     engine = Echo()
     with pytest.raises(DataError, match=r"p\.txt:2: the prompt has \d+ tokens"):
         bench.run(["fine", "far too long " * 200], engine)
+    task = TaskSettings(prompt="half a pair: \ud800")
+    with pytest.raises(DataError, match="the prompt is no text: .*surrogates not allowed"):
+        generate(bench.parts, engine, bench.load, task, GenerationSettings(), None,
+                 read_prompts(task, None, io.StringIO()))  # fmt: skip
     bench.parts.renderer = None
     with pytest.raises(DataError, match="a conversation needs a chat template"):
         task = TaskSettings(prompt="x")

@@ -75,6 +75,11 @@ def test_a_copy_for_another_process_encodes_alike(tokenizer):
     assert copy.encode_texts(texts) == [tokenizer.encode_text(t) for t in texts]
 
 
+def test_half_a_surrogate_pair_is_no_text(tokenizer):
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        tokenizer.encode_text("a \udfff b")
+
+
 def test_a_tokenizer_file_stands_for_its_directory(tokenizer, tiny_tokenizer_dir):
     assert load_tokenizer(tiny_tokenizer_dir / "tokenizer.json").sha256 == tokenizer.sha256
 

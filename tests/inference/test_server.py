@@ -19,6 +19,7 @@ from mindspeed_llm.inference.worker import Worker
 
 TOKEN = "a-token-of-some-length"
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+SURROGATE = b'{"messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 3}'
 
 
 class Caller:
@@ -168,7 +169,7 @@ def test_the_token(serving: Callable) -> None:
 
 @pytest.mark.parametrize(("body", "status"), [
     (b"x" * 3000, 413), (b"{", 400), (b"\xff\xfe", 400), (b'{"temperature": NaN}', 400),
-    (b"[" * 1500, 400), (b"", 400), (b"null", 400), (b"{}", 400),
+    (b"[" * 1500, 400), (SURROGATE, 400), (b"", 400), (b"null", 400), (b"{}", 400),
 ])  # fmt: skip
 def test_bodies_that_are_none(serving: Callable, body: bytes, status: int) -> None:
     caller = serving()
