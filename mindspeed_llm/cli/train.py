@@ -12,6 +12,7 @@ from pathlib import Path
 from mindspeed_llm import logging as log
 from mindspeed_llm.cli.verify import checker
 from mindspeed_llm.config.architecture import ArchitectureFlags
+from mindspeed_llm.config.carried import ALWAYS, REFUSED
 from mindspeed_llm.config.flags import parse
 from mindspeed_llm.config.inert import check_effect, flags_of, waiting
 from mindspeed_llm.config.optimizer import OptimizerSettings
@@ -22,7 +23,7 @@ from mindspeed_llm.config.run import (
     LogSettings,
     RuntimeSettings,
 )
-from mindspeed_llm.config.train import ALWAYS, REFUSED, Settings, TrainConfig
+from mindspeed_llm.config.train import Settings, TrainConfig
 from mindspeed_llm.config.train_data import TrainDataConfig
 from mindspeed_llm.config.tuning import TuningSettings
 from mindspeed_llm.errors import ConfigError

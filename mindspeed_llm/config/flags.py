@@ -84,12 +84,13 @@ def parse(
         kinds: frozen dataclasses whose fields were made with `setting`; names must not repeat.
         prog: command as the user typed it, for messages.
         description: first line of `--help`.
-        always: value-less flags of other launchers that state what is always so here
-            (flag -> what is so); accepted because they are true.
+        always: flags of other launchers that state what is always so here (flag, or flag and the
+            one value that is true -> what is so); accepted because they are true.
         refused: flags of other launchers that cannot be honoured (flag -> why and what instead).
 
     Raises:
-        ConfigError: unknown, refused, missing, repeated or malformed flag; names it and the mend.
+        ConfigError: missing, repeated or malformed flag, or unknown and refused ones, all of them
+            at once; names each and the mend.
     """
     always, refused = always or {}, refused or {}
     parser = _Parser(prog=prog, description=description, allow_abbrev=False,
@@ -101,10 +102,13 @@ def parse(
         for field in dataclasses.fields(kind):
             known += _add(group, field, hints[field.name])
     for flag, fact in always.items():
-        parser.add_argument(flag, action="store_true", dest=f"_{flag}", help=f"always so: {fact}")
+        name, _, value = flag.partition(" ")
+        how: dict[str, Any] = {"choices": (value,)} if value else {"action": "store_true"}
+        parser.add_argument(name, dest=f"_{name}", help=f"always so: {fact}", **how)
+        known.append(name)
     values, rest = parser.parse_known_args(list(argv))
     if rest:
-        raise ConfigError(_unknown(prog, rest[0], known + list(always), refused))
+        raise ConfigError(_leftover(prog, rest, known, refused))
     return tuple(
         kind(**{f.name: _finish(getattr(values, f.name), typing.get_type_hints(kind)[f.name])
                 for f in dataclasses.fields(kind)})
@@ -112,15 +116,29 @@ def parse(
     )  # fmt: skip
 
 
-def _unknown(prog: str, flag: str, known: Sequence[str], refused: Mapping[str, str]) -> str:
-    name = flag.split("=", 1)[0]
+def _leftover(
+    prog: str, rest: Sequence[str], known: Sequence[str], refused: Mapping[str, str]
+) -> str:
+    """What is wrong with each of the words that no flag took; values of unknown flags are not."""
+    flags = list(dict.fromkeys(word.partition("=")[0] for word in rest if _is_flag(word)))
+    if not _is_flag(rest[0]) or not flags:
+        return f"{prog}: unexpected argument {rest[0]!r} (a value without its flag?)"
+    said = [_unknown(flag, known, refused) for flag in flags]
+    if len(said) == 1:
+        return f"{prog}: {said[0]} (see {prog} --help)"
+    return f"{prog}: {len(said)} flags cannot be taken (see {prog} --help)\n  " + "\n  ".join(said)
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not word[1:2].isdigit()
+
+
+def _unknown(flag: str, known: Sequence[str], refused: Mapping[str, str]) -> str:
+    name = flag.replace("_", "-")
     if name in refused:
-        return f"{prog}: {name} cannot be honoured here: {refused[name]}"
-    if not name.startswith("-"):
-        return f"{prog}: unexpected argument {flag!r} (a value without its flag?)"
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{prog}: unknown flag {name}{hint} (see {prog} --help)"
+        return f"{flag} cannot be honoured here: {refused[name]}"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _add(group: Any, field: dataclasses.Field, hint: Any) -> list[str]:

@@ -2,7 +2,7 @@
 neither files, models, devices nor process groups.
 
 Flags that exist in Megatron-LM or MindSpeed-LLM keep their names and meaning. What is always so
-here, and what cannot be honoured, stands in two tables: no flag is accepted and ignored.
+here, and what cannot be honoured, stands in `carried`: no flag is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -201,47 +201,3 @@ class Settings:
         """Padded row lengths are multiples of this (CP and SP cut them)."""
         asked = self.data.row_multiple if self.data.variable_seq_lengths else 1
         return math.lcm(asked, self.parallel.length_multiple)
-
-
-ALWAYS: dict[str, str] = {
-    "--is-instruction-dataset": "training reads the six files of an instruction data set",
-    "--use-mcore-models": "models are megatron-core's GPTModel",
-    "--use-rotary-position-embeddings": "every supported family has rotary positions",
-    "--attention-softmax-in-fp32": "the softmax of attention is computed in fp32",
-    "--no-gradient-accumulation-fusion": "weight gradients are accumulated without apex",
-    "--no-masked-softmax-fusion": "apex's fused softmax is never used",
-    "--no-persist-layer-norm": "apex's persistent layer norm is never used",
-    "--exit-signal-handler": "SIGTERM and SIGUSR1 end a run after its iteration, with a checkpoint",
-    "--use-pytorch-profiler": "--profile is torch.profiler's",
-    "--lora-ckpt-filter": "checkpoints of a LoRA run hold the adapters alone",
-}
-
-_KERNEL = "kernels are chosen by the device, and a switch here would change nothing: drop it"
-
-REFUSED: dict[str, str] = {
-    "--fp16": "there is no loss scaling; use --bf16, or neither for fp32",
-    "--initial-loss-scale": "bf16 and fp32 need no loss scaling; drop it",
-    "--init-method-std": "weights always come from --load, none are initialised; drop it",
-    "--spec": "the family in the checkpoint's config.json chooses the layer spec; drop it",
-    "--use-fused-rmsnorm": _KERNEL,
-    "--use-fused-swiglu": _KERNEL,
-    "--use-fused-rotary-pos-emb": _KERNEL,
-    "--use-flash-attn": _KERNEL,
-    "--tokenizer-not-use-fast": "the fast tokenizer is always used; data and chat use it too",
-    "--tokenizer-model": "give the Hugging Face directory: --tokenizer-name-or-path",
-    "--no-pad-to-seq-lengths": "the flag is --variable-seq-lengths",
-    "--num-workers": "rows are read from memory-mapped files in the training process; drop it",
-    "--lr-decay-samples": "schedules count iterations; use --lr-decay-iters",
-    "--train-samples": "give --train-iters or --epochs",
-    "--moe-grouped-gemm": "experts are computed one after the other; drop it",
-    "--moe-permutation-async-comm": "communication of experts is not overlapped; drop it",
-    "--moe-permute-fusion": "Transformer Engine is not used; drop it",
-    "--moe-z-loss-coeff": "there is no such loss; drop it",
-    "--moe-expert-capacity-factor": "no token is ever dropped; leave it out",
-    "--transformer-impl": "layers are always the local ones; Transformer Engine is not used",
-    "--overlap-grad-reduce": "communication is not overlapped yet; drop it",
-    "--overlap-param-gather": "communication is not overlapped yet; drop it",
-    "--lora-fusion": "an adapter exchanges its rank's numbers only, nothing is left to fuse",
-    "--lora-modules-to-save": "adapters are trained alone; --train-only trains whole layers",
-    "--lora-register-forward-hook": "gradients reach the adapters by themselves; drop it",
-}

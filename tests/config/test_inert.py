@@ -6,6 +6,7 @@ import pytest
 
 from mindspeed_llm.cli.train import read_settings
 from mindspeed_llm.config.architecture import ArchitectureFlags
+from mindspeed_llm.config.carried import ALWAYS, REFUSED
 from mindspeed_llm.config.flags import flag_of
 from mindspeed_llm.config.inert import TABLE, WAITING, flags_of, waiting
 from mindspeed_llm.config.optimizer import OptimizerSettings
@@ -16,7 +17,7 @@ from mindspeed_llm.config.run import (
     LogSettings,
     RuntimeSettings,
 )
-from mindspeed_llm.config.train import ALWAYS, REFUSED, TrainConfig
+from mindspeed_llm.config.train import TrainConfig
 from mindspeed_llm.config.train_data import TrainDataConfig
 from mindspeed_llm.config.tuning import TuningSettings
 from mindspeed_llm.errors import ConfigError
