@@ -6,6 +6,7 @@ the target appears only when it is complete. It knows no flags.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -68,6 +69,18 @@ class Converted:
     nbytes: int
     skipped: tuple[str, ...] = ()
     odd: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on blocks of 2 MiB its others only spin, on the cores that hashing
+    and writing need."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _is_odd(tensor: torch.Tensor) -> bool:
@@ -144,6 +157,7 @@ def hf_to_mcore(
     return dataclasses.replace(done, skipped=tuple(source.weights.skipped))
 
 
+@_one_thread()
 def source_to_mcore(
     source: TensorSource,
     target: Target,
@@ -264,6 +278,7 @@ class Export:
     tokenizer: Path | None = None
 
 
+@_one_thread()
 def write_hf(
     export: Export,
     source: TensorSource,

@@ -36,7 +36,7 @@ _HEADER_LIMIT = 100 * 2**20  # the format's own limit
 BLOCK = 2 * 2**20  # bytes of a piece of a tensor: read, hashed and written out of the cache
 _WAITING = 8  # pieces, or as many bytes, that a writer has not yet written
 _BLOCK = 32 * 2**20  # bytes hashed and written at a time
-_FLUSHED = 256 * 2**20  # bytes written after which the disk is set to work
+_FLUSHED = 32 * 2**20  # bytes written after which the disk is set to work
 _SMALL_RUN = 16 * 2**10  # shorter contiguous runs are read together with what lies between them
 
 
@@ -321,7 +321,9 @@ class TensorFileWriter:
 
     A thread writes while the caller makes the next piece; another one hashes the block that is
     being written, and a third flushes what is written so far, so that the end has little to wait
-    for.
+    for. What is on the disk leaves the page cache: its memory serves the next pages of the file,
+    where else a whole model's would be taken from other processes, and in a virtual machine from
+    the host, which costs ten times the writing (docs/performance.md).
 
     Args:
         path: file to create; it must not exist.
@@ -413,6 +415,7 @@ class TensorFileWriter:
             if self._flush is not None:
                 self._flush.result()
             os.fsync(self._file.fileno())
+            self._forget()
             self._close()
         except OSError as err:
             raise self._refused(err) from err
@@ -451,8 +454,12 @@ class TensorFileWriter:
     def _sync(self) -> None:
         try:
             os.fdatasync(self._file.fileno())
+            self._forget()
         except OSError as err:
             raise self._refused(err) from err
+
+    def _forget(self) -> None:
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _refused(self, err: OSError) -> CheckpointError:
         return CheckpointError(f"{self.path}: cannot write after {self._size} bytes "

@@ -105,6 +105,23 @@ sys.exit(code)
 """
 
 
+def test_torch_keeps_to_one_thread_while_blocks_pass(tmp_path, llama, monkeypatch):
+    """Its other threads only spin there: it took twice the processor time."""
+    seen = []
+    monkeypatch.setattr(convert, "_is_odd", lambda block: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        hf_to_mcore(llama, tmp_path / "m")
+        there = len(seen)
+        mcore_to_hf(tmp_path / "m", tmp_path / "h")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+    assert len(seen) > there > 0
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_tensors(tmp_path, tiny_hf_model):
     """Two tensors of 0.5 GB; torch_dist holds the largest twice."""

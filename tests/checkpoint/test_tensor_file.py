@@ -169,6 +169,30 @@ def test_a_disk_that_fails_while_it_is_flushed(tmp_path, monkeypatch):
     assert flushed
 
 
+def cached(path):
+    with open(path, "rb") as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
+        except BlockingIOError:
+            return False
+
+
+def test_what_is_on_the_disk_leaves_the_page_cache(tmp_path):
+    plain = tmp_path / "plain"
+    with open(plain, "wb") as file:
+        file.write(bytes(2**16))
+        file.flush()
+        os.fsync(file.fileno())
+        assert cached(plain)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if cached(plain):
+        pytest.skip("a file system in memory")
+    writer = TensorFileWriter(tmp_path / "a.safetensors", [("x", torch.float32, (2**14,))])
+    writer.write("x", torch.ones(2**14))
+    writer.finish()
+    assert not cached(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize("hashed", [True, False])
 def test_pieces_out_of_a_ring_reach_a_slow_disk_whole(tmp_path, monkeypatch, hashed):
     """No buffer is filled again before what was in it is written and hashed."""
