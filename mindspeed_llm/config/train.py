@@ -153,6 +153,7 @@ class Settings:
     def check_model(self, model: ModelConfig) -> None:
         """Raise ConfigError unless `model` can be trained at this layout."""
         self.parallel.check_model(model)
+        self._check_recomputed(model.num_layers)
         tp = self.parallel.tensor_model_parallel_size
         if model.experts is not None and tp > 1 and not self.parallel.sequence_parallel:
             raise ConfigError(
@@ -175,6 +176,21 @@ class Settings:
                 "stages is not supported: a recomputed layer does not know its micro-batch; use "
                 "--recompute-granularity selective, or no balancing loss"
             )
+
+    def _check_recomputed(self, num_layers: int) -> None:
+        """Raise ConfigError unless each chunk of the model has whole units of recomputation."""
+        if self.train.recompute_method != "uniform":
+            return
+        unit, chunks = self.train.recompute_num_layers, self.parallel.virtual_stages(num_layers)
+        assert unit is not None  # TrainConfig
+        for layers in self.parallel.stage_layers(num_layers):
+            if layers // chunks % unit:
+                place = "a pipeline stage" if chunks == 1 else "a chunk of a pipeline stage"
+                raise ConfigError(
+                    f"--recompute-num-layers {unit} does not divide the {layers // chunks} layers "
+                    f"of {place} into whole units of --recompute-method uniform; use 1 or another "
+                    "divisor"
+                )
 
     def _check_evaluation(self) -> None:
         asked = {

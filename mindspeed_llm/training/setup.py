@@ -5,6 +5,7 @@ continuation. Knows neither flags nor iterations; `inputs` has read and checked 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
         start = _continued(settings, replica, state, _facts(settings, inputs, batch_size, how))
     train, validation, test = _feeds(settings, inputs, batch_size, how)
     retention = _retention(settings, inputs)
+    _open_place(settings.checkpoint.save)
 
     def save(at: Position) -> Path:
         assert settings.checkpoint.save is not None
@@ -152,6 +154,18 @@ def _stand(
     )
 
 
+def _open_place(save: Path | None) -> None:
+    """Make the directory of checkpoints and write into it once, hours before the first of them.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    if save is not None and torch.distributed.get_rank() == 0:
+        save.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=save) as probe:
+            probe.write(b"\0")
+
+
 def _is_saved(settings: Settings, inputs: Inputs) -> bool:
     """Whether the run continues from a checkpoint in the directory where it saves."""
     place, save = inputs.choice.place, settings.checkpoint.save
@@ -173,7 +187,13 @@ def _watchers(settings: Settings, device: torch.device, total: int, start: int) 
                 f"{start + 1} to {total}; set --profile-step-start and --profile-step-end"
             )
         assert settings.log_dir is not None  # Settings
-        if rank in (log.profile_ranks or (0,)):
+        ranks, last_rank = log.profile_ranks or (0,), torch.distributed.get_world_size() - 1
+        if not all(0 <= number <= last_rank for number in ranks):
+            raise ConfigError(
+                f"--profile-ranks {' '.join(map(str, ranks))}: the ranks of this run are 0 to "
+                f"{last_rank}"
+            )
+        if rank in ranks:
             folder = settings.log_dir / "profile"
             trace = Trace(folder, start=first, end=last, rank=rank, device=device)
             found["around"] = trace.around

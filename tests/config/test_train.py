@@ -151,3 +151,19 @@ def test_experts_that_can_be_trained():
 def test_what_would_have_no_effect_is_refused(kinds, words):
     with pytest.raises(ConfigError, match=words):
         settings(**kinds)
+
+
+def test_uniform_recomputation_needs_whole_units():
+    def check(number, method="uniform", **parallel):
+        train = {"recompute_granularity": "full", "recompute_method": method,
+                 "recompute_num_layers": number}  # fmt: skip
+        made = config.TrainConfig(seq_length=32, train_iters=1, **train)
+        settings(parallel=ParallelConfig(**parallel), train=made).check_model(DENSE)
+
+    layers = DENSE.num_layers
+    check(layers)
+    check(layers + 1, method="block")  # all of them
+    with pytest.raises(ConfigError, match=f"--recompute-num-layers {layers + 1} does not divide"):
+        check(layers + 1)
+    with pytest.raises(ConfigError, match="a pipeline stage"):
+        check(layers, pipeline_model_parallel_size=2)

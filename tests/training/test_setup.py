@@ -27,53 +27,54 @@ def runs(flags, variants):
                 left = range(job.start.iteration + 1, job.total + 1)
                 losses = [run_iteration(job, i, (i - 1) * job.batch_size).loss for i in left]
                 results.append([job.start.iteration, losses, float(torch.rand(()))])
-        except UserError as error:
+        except (UserError, OSError) as error:
             results.append(str(error))
         if parallel_state.model_parallel_is_initialized():
             parallel_state.destroy_model_parallel()
     return results
 
 
-@pytest.mark.parametrize(
-    ("world_size", "layout"),
-    [
-        (1, ["--bf16"]),
-        (2, ["--use-distributed-optimizer"]),
-        (2, ["--tensor-model-parallel-size", "2"]),
-    ],
-    ids=["bf16", "dp2-distributed", "tp2"],
-)  # fmt: skip
-def test_continuing_is_bit_equal(run_ranks, flags, tmp_path, world_size, layout):
-    saved = str(tmp_path / "out")
-    common = [*layout, "--hidden-dropout", "0.1", "--attention-dropout", "0.1"]
-    whole = [*common, "--train-iters", "5"]
-    half = [*common, "--train-iters", "2", "--save", saved]
-    again = [*whole, "--load", saved]
-    for start, expected, found in (
-        (r[0][0], r[0], r[2]) for r in run_ranks(world_size, runs, flags, [whole, half, again])
-    ):
-        assert start == 0 and found[0] == 2
-        assert found[1] == expected[1][2:]  # not nearly: the same bits
-        assert found[2] == expected[2]  # the generators too
+DROPOUT = ["--hidden-dropout", "0.1", "--attention-dropout", "0.1"]
 
 
-def test_continuing_packed_rows_is_bit_equal(
-    run_ranks, flags, tmp_path, tiny_sft_data, tiny_tokenizer_dir
-):
-    data = tiny_sft_data(tmp_path / "packs", tiny_tokenizer_dir, capacity=60, multiple=4)
-    saved, dropout = str(tmp_path / "out"), ["--hidden-dropout", "0.1"]
-    common = ["--data-path", str(data), "--seq-length", "60", "--global-batch-size", "6", *dropout,
-              "--attention-dropout", "0.1"]  # fmt: skip
-    variants = [
-        [*common, "--train-iters", "4"],  # 8 rows: the second step is in two epochs
+def interrupted(common, saved):
+    """Four iterations at once, and two and two."""
+    return [
+        [*common, "--train-iters", "4"],
         [*common, "--train-iters", "2", "--save", saved],
         [*common, "--train-iters", "4", "--load", saved],
     ]
-    (((start, whole, noise), _, again),) = run_ranks(1, runs, flags, variants)
-    assert start == 0 and again == [2, whole[2:], noise]
 
 
-def test_what_cannot_be_continued_is_refused(run_ranks, flags, tmp_path):
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_continuing_is_bit_equal(
+    run_ranks, flags, tmp_path, tiny_sft_data, tiny_tokenizer_dir, world_size
+):
+    packs = tiny_sft_data(tmp_path / "packs", tiny_tokenizer_dir, capacity=60, multiple=4)
+    runs_of = {
+        1: {
+            "bf16": ["--bf16"],
+            # 8 rows, so that the second step is in two epochs
+            "packed": ["--data-path", str(packs), "--seq-length", "60", "--global-batch-size", "6"],
+        },
+        2: {
+            "sharded": ["--use-distributed-optimizer"],
+            "tp": ["--tensor-model-parallel-size", "2"],
+        },
+    }[world_size]
+    variants = [
+        variant
+        for name, layout in runs_of.items()
+        for variant in interrupted([*layout, *DROPOUT], str(tmp_path / name))
+    ]
+    for results in run_ranks(world_size, runs, flags, variants):
+        for at, name in enumerate(runs_of):
+            (start, whole, noise), _, again = results[3 * at : 3 * at + 3]
+            # not nearly: the same bits, and those of the generators too
+            assert start == 0 and again == [2, whole[2:], noise], name
+
+
+def test_what_cannot_be_continued_is_refused(run_ranks, flags, material, tmp_path):
     saved = str(tmp_path / "out")
     load = ["--load", saved]
     variants = [
@@ -86,7 +87,10 @@ def test_what_cannot_be_continued_is_refused(run_ranks, flags, tmp_path):
         [*load, "--use-distributed-optimizer"],
         [*load, "--train-iters", "2"],
         ["--tensor-model-parallel-size", "3"],
-    ]
+        ["--save", f"{material['data']}_packed_manifest.json/out"],
+        ["--log-dir", saved, "--profile", "--profile-step-start", "1", "--profile-step-end", "2",
+         "--profile-ranks", "0", "3"],
+    ]  # fmt: skip
     (found,) = run_ranks(1, runs, flags, variants)
     assert found[0] == 0
     assert "--seed was 1234 and is 7; --adam-beta2 was 0.999 and is 0.95" in found[1]
@@ -98,3 +102,5 @@ def test_what_cannot_be_continued_is_refused(run_ranks, flags, tmp_path):
     assert "optimizer" in found[6] and "DistributedOptimizer" in found[6]
     assert found[7][0] == 2 and found[7][1] == []  # nothing is left to do
     assert "--tensor-model-parallel-size 3" in found[8]
+    assert "Not a directory" in found[9]  # before the first iteration
+    assert "--profile-ranks 0 3: the ranks of this run are 0 to 0" in found[10]
