@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -140,10 +141,13 @@ class TensorFile:
         self.path = path
         self._running = running
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # O_NONBLOCK: a pipe of that name is opened at once, and refused
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as err:
             raise CheckpointError(f"{path}: cannot open ({err.strerror})") from err
         try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise CheckpointError(f"{path}: not a regular file; expected safetensors")
             self.entries, self.metadata = _read_header(path, self._fd, running)
         except BaseException:
             os.close(self._fd)

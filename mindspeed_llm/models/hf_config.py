@@ -41,6 +41,8 @@ def load_json(path: Path) -> dict[str, Any]:
     """
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise ModelError(f"{path}: not a regular file; expected JSON text")
         text = path.read_text(encoding="utf-8") if size <= MAX_BYTES else ""
     except FileNotFoundError:
         raise ModelError(

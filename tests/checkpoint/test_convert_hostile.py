@@ -138,6 +138,15 @@ def test_hugging_faces_cache_is_read_through_its_links(tmp_path, llama):
     assert all(torch.equal(new[name], old[name]) for name in old)
 
 
+@pytest.mark.parametrize("name", ["config.json", FILE])
+@pytest.mark.parametrize("kind", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, llama, name, kind):
+    (llama / name).unlink()
+    kind(llama / name)
+    with pytest.raises(UserError, match=f"{name}: not a regular file"):
+        hf_to_mcore(llama, tmp_path / "mcore")
+
+
 @pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", FILE])
 def test_links_out_of_a_directory_are_refused(tmp_path, llama, name):
     (tmp_path / "secret").write_text("of this machine")

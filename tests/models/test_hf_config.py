@@ -48,7 +48,7 @@ def test_files_that_are_no_config(tmp_path, text, message):
 def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(ModelError, match="no such file; expected the directory of a Hugging Face"):
         load_json(tmp_path / "config.json")
-    with pytest.raises(ModelError, match="irectory"):
+    with pytest.raises(ModelError, match="not a regular file"):
         load_json(tmp_path)
     (tmp_path / "config.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(ModelError, match="not UTF-8 text"):
