@@ -33,7 +33,7 @@ setup(
     package_data={"mindspeed_llm": ["py.typed", "inference/page/*"]},
     install_requires=[
         "torch>=2.6",
-        "megatron-core>=0.12.3,<0.17",
+        "megatron-core>=0.12.3,<0.20",
         "transformers>=4.51",
         "jinja2>=3.1.6",  # earlier ones let a chat template out of the sandbox
         "numpy>=1.26",

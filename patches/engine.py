@@ -23,7 +23,7 @@ from mindspeed_llm.logging import get_logger
 from mindspeed_llm.patches.hooks import PostImport
 from mindspeed_llm.patches.record import Outcome, Patch, Report
 from mindspeed_llm.patches.registry import REGISTER
-from mindspeed_llm.patches.versions import has_package, matches, mcore_version
+from mindspeed_llm.patches.versions import SUPPORTED, has_package, matches, mcore_version
 
 _MISSING = object()
 _OTHER_ENGINE = "mindspeed.megatron_adaptor"  # MindSpeed's, which patches the same symbols
@@ -63,7 +63,8 @@ class Engine:
         """Patch what is imported, arm the rest; a second call for the same device does nothing.
 
         Raises:
-            PatchError: a target is missing, does not fit, or is claimed twice.
+            PatchError: a target is missing, does not fit, or is claimed twice; or megatron-core is
+                of a version that no patch is for.
         """
         kind = device if isinstance(device, str) else device.kind
         if self._device == kind:
@@ -74,6 +75,11 @@ class Engine:
         self._version = (
             mcore_version() if self._fixed_version is _MISSING else self._fixed_version  # type: ignore[assignment]
         )
+        if self._version is not None and self._for_no_patch(self._version):
+            raise PatchError(
+                f"megatron-core {self._version} is not supported, and nothing would be patched; "
+                f"install one that is: pip install 'megatron-core{SUPPORTED}'"
+            )
         self._choose(kind)
         self._device = kind
         for patch in self._switches:
@@ -161,6 +167,12 @@ class Engine:
                             f"{patch.adapter} (megatron-core {self._version}); keep one"
                         )
                     self._active.setdefault(target, []).append(patch)
+
+    def _for_no_patch(self, version: str) -> bool:
+        """Whether the register has entries and none of them, for any device, is for `version`."""
+        return bool(self._register) and not any(
+            matches(version, patch.mcore) for patch in self._register
+        )
 
     @staticmethod
     def _missing_package(patch: Patch) -> str | None:

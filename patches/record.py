@@ -6,6 +6,8 @@ import dataclasses
 import re
 from typing import Literal, get_args
 
+from mindspeed_llm.patches.versions import SUPPORTED
+
 Kind = Literal["replace", "wrap", "inject", "switch"]
 State = Literal["applied", "armed", "skipped"]
 _SYMBOL = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
@@ -38,7 +40,7 @@ class Patch:
     why: str
     upstream: str
     remove_when: str
-    mcore: str = ">=0.12.3,<0.17"
+    mcore: str = SUPPORTED
     devices: tuple[str, ...] = DEVICES
     rebind: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mindspeed_llm.patches.record import Patch
+from mindspeed_llm.patches.versions import BELOW
 
 _DEVICE = "mindspeed_llm.patches.device"
 _FIXES = "mindspeed_llm.patches.fixes"
@@ -150,7 +151,7 @@ _OPTIMIZER = (
         why="It would pass over the Adam above and take torch.optim's.",
         upstream=_RESUME_LINK,
         remove_when=_RESUME_END,
-        mcore=">=0.15,<0.17",
+        mcore=f">=0.15,{BELOW}",
     ),
     Patch(
         target=f"{_OPTIMIZER_MODULE}:HAVE_APEX_OR_TE",
@@ -167,7 +168,7 @@ _OPTIMIZER = (
         why="Says where the step count is: in the parameter group, with the Adam above.",
         upstream=_RESUME_LINK,
         remove_when=_RESUME_END,
-        mcore=">=0.14,<0.17",
+        mcore=f">=0.14,{BELOW}",
     ),
     Patch(
         target=f"{_OPTIMIZER_MODULE}:DistributedOptimizer._set_main_param_and_optimizer_states",
@@ -249,7 +250,7 @@ _DEFECTS = (
         "layernorm or moe_act is a NameError without Transformer Engine.",
         upstream="none reported: tensor_parallel/random.py",
         remove_when="CheckpointWithoutOutput() has fp8 False",
-        mcore=">=0.13,<0.17",
+        mcore=f">=0.13,{BELOW}",
         needs=("fp8",),
     ),
     Patch(
@@ -260,7 +261,7 @@ _DEFECTS = (
         "Engine: every router is a NameError without it.",
         upstream="none reported: transformer/moe/moe_utils.py",
         remove_when="moe_utils defines te_general_gemm without Transformer Engine",
-        mcore=">=0.13,<0.17",
+        mcore=f">=0.13,{BELOW}",
         needs=("inp", "weight", "router_dtype"),
     ),
     Patch(
@@ -321,7 +322,7 @@ _DEFECTS = (
         "and packed documents see each other. (Our own models have another core attention.)",
         upstream="none reported: fusions/fused_softmax.py",
         remove_when="forward_torch_softmax joins both masks",
-        mcore=">=0.15,<0.17",
+        mcore=f">=0.15,{BELOW}",
         needs=("input", "mask"),
     ),
 )
@@ -359,7 +360,8 @@ _PLAIN_MODELS = (
         kind="wrap",
         why="Writes its scores out, [b, n, s, s], and asserts that rows are not packed. A GPTModel "
         "of megatron-core's local specification gets the device's fused kernel with this, and "
-        "takes PackedSeqParams: no sequence of a row sees another, windows included.",
+        "takes PackedSeqParams: no sequence of a row sees another, windows included. "
+        "Specifications with Transformer Engine keep its attention, norm and MLP.",
         upstream=f"none: {_SPEC}",
         remove_when=_SPEC_END,
         needs=("attention_mask", "attn_mask_type", "attention_bias", "packed_seq_params"),

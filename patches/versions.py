@@ -1,4 +1,5 @@
-"""Owns version facts: which megatron-core is installed, and comparing; imports none of it."""
+"""Owns version facts: which megatron-core is installed and supported, and comparing; imports none
+of it."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import importlib.machinery
 import re
 from pathlib import Path
 
+BELOW = "<0.20"  # the first that nobody has tested; setup.py says the same
+SUPPORTED = f">=0.12.3,{BELOW}"
 _PACKAGE_INFO = re.compile(r"^(MAJOR|MINOR|PATCH)\s*=\s*(\d+)", re.MULTILINE)
 _COMPARISON = re.compile(r"^(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)$")
 

@@ -12,10 +12,15 @@ cd "$ROOT"
 VENV=${VENV:-$ROOT/.venv-tests}
 PYTHON=${PYTHON:-python3}
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
-MCORE_VERSIONS=${MCORE_VERSIONS:-0.12.3 0.13.1 0.14.0 0.15.3}
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     { echo "error: $PYTHON is older than Python 3.10; set PYTHON=python3.11 or so" >&2; exit 2; }
+# Python 3.12 brings the newest megatron-core, and there are no 0.12 and 0.13 for it.
+if "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
+    MCORE_VERSIONS=${MCORE_VERSIONS:-0.14.0 0.15.3 0.16.1 0.17.1 0.18.2}
+else
+    MCORE_VERSIONS=${MCORE_VERSIONS:-0.12.3 0.13.1 0.14.0 0.15.3}
+fi
 
 # Installed when what is to be installed has changed; the stamp is written after the last install.
 wanted=$(printf '%s\n' "$TORCH_SPEC" "$MCORE_VERSIONS" "$("$PYTHON" -V)" | cat - setup.py pyproject.toml | sha256sum)

@@ -17,13 +17,13 @@ from mindspeed_llm import __version__
 from mindspeed_llm.cli.packages import Package, look, mend, numbers
 from mindspeed_llm.config.flags import parse, setting
 from mindspeed_llm.errors import DeviceError, UserError
-from mindspeed_llm.patches.versions import matches, mcore_version
+from mindspeed_llm.patches.versions import SUPPORTED, matches, mcore_version
 
 PYTHON = ">=3.10"
 # module: (distribution, versions, what it is for); the first part is what setup.py requires
 NEEDED: dict[str, tuple[str, str]] = {
     "torch": ("torch", ">=2.6"),
-    "megatron.core": ("megatron-core", ">=0.12.3,<0.17"),
+    "megatron.core": ("megatron-core", SUPPORTED),
     "transformers": ("transformers", ">=4.51"),
     "jinja2": ("jinja2", ">=3.1.6"),
     "numpy": ("numpy", ">=1.26"),

@@ -17,10 +17,11 @@ class AdamW(torch.optim.Optimizer):
     The contract of apex's and Transformer Engine's FusedAdam, on which megatron-core's sharded
     optimizer state is built: `step` is an int in the parameter group, the state of a parameter is
     `exp_avg` and `exp_avg_sq`, shaped as the parameter, and nothing else. Parameters may have any
-    floating dtype; gradients are taken in the parameter's dtype.
+    floating dtype; gradients are taken in the parameter's dtype. megatron-core from 0.17 on says
+    `capturable`, which must be False.
 
     Raises:
-        ValueError: a hyper-parameter outside its range.
+        ValueError: a hyper-parameter outside its range, or a step to be captured in a graph.
     """
 
     def __init__(
@@ -32,7 +33,10 @@ class AdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         adam_w_mode: bool = True,
         weight_decay: float = 0.0,
+        capturable: bool = False,
     ) -> None:
+        if capturable:  # `step` is an int on the host, which a graph would repeat
+            raise ValueError("this AdamW is not captured in CUDA graphs: no optimizer_cuda_graph")
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(
                 f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}: lr, eps and "

@@ -105,7 +105,11 @@ class GatedMLP(MLP):
     Transformer Engine. Its specifications take a class as it is, so the layers are chosen here.
     """
 
-    def __init__(self, config: DecoderConfig, **options: Any) -> None:
+    def __init__(self, config: DecoderConfig, pg_collection: Any = None, **options: Any) -> None:
+        # From 0.18 on TransformerLayer gives every kind of MLP the same, experts' among it.
+        options.pop("is_mtp_layer", None)
+        if pg_collection is not None:
+            options["tp_group"] = pg_collection.tp
         down = PostNormRowParallelLinear if config.decoder.post_norms else DownLinear
         layers = MLPSubmodules(linear_fc1=GateUpLinear, linear_fc2=down)
         super().__init__(config, layers, **options)

@@ -99,3 +99,9 @@ def test_closure():
 def test_ranges(wrong):
     with pytest.raises(ValueError, match="must not be negative"):
         AdamW([torch.ones(1, requires_grad=True)], **wrong)
+
+
+def test_a_step_in_a_cuda_graph_is_refused():
+    AdamW(_parameters(), capturable=False)  # megatron-core 0.17 and newer say it
+    with pytest.raises(ValueError, match="optimizer_cuda_graph"):
+        AdamW(_parameters(), capturable=True)

@@ -222,6 +222,13 @@ def test_skipped_with_the_reason(start):
     assert load().double(2) == 4
 
 
+def test_a_version_that_no_patch_is_for_is_refused(start):
+    engine = start(entry(mcore="<0.15"), entry("neighbour", mcore="<0.16"))
+    with pytest.raises(PatchError, match=r"megatron-core 0\.16\.1 is not supported.*install"):
+        engine.apply("cpu")
+    assert load().double(2) == 4 and states(engine.report()) == ["skipped", "skipped"]
+
+
 @pytest.mark.parametrize("path", ["gone", "Thing.gone", "Gone.method"])
 @pytest.mark.parametrize("late", [True, False])
 def test_a_missing_target_is_an_error_that_names_symbol_and_version(start, path, late):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from mindspeed_llm.patches.versions import matches, mcore_version
+from mindspeed_llm.patches.versions import SUPPORTED, matches, mcore_version
 
 
 @pytest.mark.parametrize(
     ("version", "comparisons", "expected"),
     [
-        ("0.16.1", ">=0.12.3,<0.17", True),
-        ("0.12.3", ">=0.12.3,<0.17", True),
-        ("0.17.0", ">=0.12.3,<0.17", False),
+        ("0.19.2", SUPPORTED, True),
+        ("0.12.3", SUPPORTED, True),
+        ("0.12.2", SUPPORTED, False),
+        ("0.20.0", SUPPORTED, False),
         ("0.9.0", ">=0.14", False),
         ("0.16.0", "==0.16", True),
         ("0.16.1", "!=0.16.1", False),
@@ -24,6 +26,11 @@ from mindspeed_llm.patches.versions import matches, mcore_version
 )
 def test_matches(version, comparisons, expected):
     assert matches(version, comparisons) is expected
+
+
+def test_setup_asks_for_what_is_supported():
+    setup = Path(__file__).parents[2] / "setup.py"
+    assert f'"megatron-core{SUPPORTED}"' in setup.read_text(encoding="utf-8")
 
 
 def test_a_comparison_that_is_none():
