@@ -23,6 +23,7 @@ from mindspeed_llm.checkpoint.directory import (
     COMMON,
     find_checkpoint,
     model_directory,
+    staging_beside,
     sync_directory,
     verify,
 )
@@ -299,7 +300,7 @@ def write_hf(
     """
     target, dtype = export.target, export.dtype
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    staging = staging_beside(target)
     try:
         copy_assets(documents, staging, export.tokenizer)
         odd: dict[str, None] = {}

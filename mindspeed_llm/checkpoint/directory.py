@@ -244,8 +244,7 @@ class Staging:
         new_root = not root.exists()
         root.mkdir(parents=True, exist_ok=True)
         _clear_dead(root)
-        mark = f"tmp-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        path = root / f"{iteration_name(iteration)}.{mark}"
+        path = root / _being_written(iteration_name(iteration))
         path.mkdir()
         return cls(root, path, iteration, new_root)
 
@@ -323,9 +322,21 @@ def _set_aside(path: Path) -> Path | None:
     return None
 
 
-def _clear_dead(root: Path) -> None:
+def staging_beside(target: Path) -> Path:
+    """Name of a directory while it is written; what dead writers of `target` left is removed."""
+    _clear_dead(target.parent, f"{target.name}.")
+    return target.with_name(_being_written(target.name))
+
+
+def _being_written(name: str) -> str:
+    return f"{name}.tmp-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _clear_dead(root: Path, prefix: str = "") -> None:
     """Remove temporary directories of processes of this machine that are no more."""
     for path in root.glob("*.tmp-*"):
+        if not path.name.startswith(f"{prefix}tmp-" if prefix else ""):
+            continue
         match = re.fullmatch(r".*\.tmp-(.*)-([0-9]+)-[0-9a-f]{8}", path.name)
         if match and match[1] == socket.gethostname() and not _alive(int(match[2])):
             _log.warning("removing %s, which a run that died left half-written", path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from mindspeed_llm.checkpoint.assets import sync_tree
+from mindspeed_llm.checkpoint.directory import staging_beside
 from mindspeed_llm.checkpoint.gguf_tokenizer import tokenizer_files
 from mindspeed_llm.checkpoint.progress import ByteProgress
 from mindspeed_llm.checkpoint.tensor_file import TensorFileWriter
@@ -141,7 +141,7 @@ def unpack(source: Path, target: Path) -> int:
     documents["config.json"] = json.dumps(config, indent=2) + "\n"
     documents["generation_config.json"] = json.dumps(ids, indent=2) + "\n"
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    staging = staging_beside(target)
     staging.mkdir()
     try:
         nbytes = _write_weights(gguf, reader, config, staging / "model.safetensors")

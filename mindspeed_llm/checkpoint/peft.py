@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from mindspeed_llm.checkpoint.adapter import Adapter, targets_in
 from mindspeed_llm.checkpoint.assets import sync_tree, write_json
-from mindspeed_llm.checkpoint.directory import sync_directory
+from mindspeed_llm.checkpoint.directory import staging_beside, sync_directory
 from mindspeed_llm.checkpoint.hf_source import FLOATS
 from mindspeed_llm.checkpoint.tensor_file import TensorFile, TensorFileWriter
 from mindspeed_llm.config.model import ModelConfig
@@ -189,7 +188,7 @@ def write_peft(
             tensors[f"{_PREFIX}{module}.lora_A.weight"] = a
             tensors[f"{_PREFIX}{module}.lora_B.weight"] = rows
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = directory.with_name(f"{directory.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    staging = staging_beside(directory)
     staging.mkdir()
     try:
         write_json(staging / CONFIG, _config(adapter, model, table, base))

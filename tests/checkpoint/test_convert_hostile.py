@@ -238,3 +238,4 @@ def test_killed_in_the_middle(tmp_path, llama, direction):
         target = tmp_path / "back"
     new, old = load_file(target / FILE), load_file(llama / FILE)
     assert all(torch.equal(new[name], old[name]) for name in old)
+    assert not list(tmp_path.glob("*.tmp-*")), "what the killed one left is removed"
