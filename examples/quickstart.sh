@@ -8,7 +8,8 @@
 # Settings: WORK (quickstart/), VENV (.venv-quickstart), PYTHON (python3), TORCH_SPEC (torch==2.13.0; name
 # the build you want, e.g. one with CUDA), DEVICE (npu, cuda, cpu), TRAIN (dialogues), TALK
 # (ordinary conversations beside them), TEST (dialogues of each family), TRAIN_ONLY (names of the weights
-# that are trained), TRAIN_ITERS, GBS, LR and every other setting of examples/mcore/smollm2/*.sh.
+# that are trained), TRAIN_ITERS, GBS, LR, BLEND (share of the tuned weights in the result) and every other
+# setting of examples/mcore/smollm2/*.sh.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 WORK=${WORK:-$ROOT/quickstart}
@@ -81,11 +82,18 @@ convert_data() {
 
 convert_weights() { bash "$LAUNCHERS/ckpt_convert_smollm2_hf2mcore.sh"; }
 tune() { bash "$LAUNCHERS/tune_smollm2_135m_full_ptd.sh" --train-only "$TRAIN_ONLY"; }
-export_tuned() { CHECKPOINT=$CKPT_SAVE_DIR bash "$LAUNCHERS/ckpt_convert_smollm2_mcore2hf.sh"; }
+
+# Weights on the line from before to after tuning, near its end: some of what tuning made the model forget
+# comes back there, before any of what it learnt goes.
+blend() {
+    "$MINDSPEED" convert --load-model-type mg --save-model-type mg --load-dir "$CKPT_SAVE_DIR" \
+        --save-dir "$BLENDED" --blend-with "$MCORE_DIR" --blend-share "$BLEND"
+}
+export_tuned() { CHECKPOINT=$BLENDED bash "$LAUNCHERS/ckpt_convert_smollm2_mcore2hf.sh"; }
 recall_before() { recall "$MCORE_DIR" before; }
-recall_after() { recall "$CKPT_SAVE_DIR" after --compare "$WORK/recall_before.json" --png "$WORK/recall.png"; }
+recall_after() { recall "$BLENDED" after --compare "$WORK/recall_before.json" --png "$WORK/recall.png"; }
 talk_before() { talk "$MCORE_DIR" before; }
-talk_after() { talk "$CKPT_SAVE_DIR" after; }
+talk_after() { talk "$BLENDED" after; }
 
 # recall CHECKPOINT NAME FLAG...: mt-recall, and the loss on ordinary talk.
 recall() {
@@ -104,7 +112,7 @@ talk() {
 
 generate() {
     printf '%s\n' "What is the capital of France?" "Name three things one needs to bake bread." >"$WORK/prompts.txt"
-    CHECKPOINT=$CKPT_SAVE_DIR bash "$LAUNCHERS/generate_smollm2_135m_ptd.sh" \
+    CHECKPOINT=$BLENDED bash "$LAUNCHERS/generate_smollm2_135m_ptd.sh" \
         --prompts-file "$WORK/prompts.txt" --output "$WORK/generated.jsonl"
 }
 
@@ -120,7 +128,7 @@ Tuned weights:   $HF_SAVE_DIR   (Hugging Face format)
 
 Go on talking to the tuned model (q leaves, clear starts anew):
 
-  PYTHON=$VENV/bin/python CHECKPOINT=$CKPT_SAVE_DIR TOKENIZER_PATH=$MODEL PROMPT_TYPE=$PROMPT_TYPE \\
+  PYTHON=$VENV/bin/python CHECKPOINT=$BLENDED TOKENIZER_PATH=$MODEL PROMPT_TYPE=$PROMPT_TYPE \\
     bash $LAUNCHERS/chat_smollm2_135m_ptd.sh
 END
 }
@@ -133,7 +141,7 @@ fi
 export DEVICE
 key+=$(find "$ROOT/mindspeed_llm" "$ROOT/patches" "$LAUNCHERS" -name '*.py' -o -name '*.sh' | LC_ALL=C sort | xargs cat | sha256sum)
 
-TRAIN=${TRAIN:-300} TALK=${TALK:-40} TEST=${TEST:-12} SEED=${SEED:-0}
+TRAIN=${TRAIN:-320} TALK=${TALK:-40} TEST=${TEST:-12} SEED=${SEED:-0}
 if [[ -z ${MODEL:-} ]]; then
     MODEL=$WORK/model_from_hf
     step "Model: SmolLM2-135M-Instruct" "$SMALL_MODEL" "$MODEL" fetch_model
@@ -146,9 +154,10 @@ step "mt-recall: dialogues to train and test memory" "$TRAIN $TALK $TEST $SEED" 
 export TOKENIZER_MODEL=$MODEL TOKENIZER_PATH=$MODEL HF_DIR=$MODEL
 export DATA_PATH=$WORK/finetune_dataset/alpaca MCORE_DIR=$WORK/model_weights/mcore LOG_DIR=$WORK/logs
 export CKPT_LOAD_DIR=$MCORE_DIR CKPT_SAVE_DIR=$WORK/ckpt HF_SAVE_DIR=$WORK/tuned_hf
+BLENDED=$WORK/ckpt_blended BLEND=${BLEND:-0.88}
 export PROMPT_TYPE=${PROMPT_TYPE:-smollm2} WORKERS=${WORKERS:-2}
 export HANDLER=OpenAIInstructionHandler MAP_KEYS='{}' PACK=${PACK-1} SEQ_LENGTH=${SEQ_LENGTH:-1024}
-export TRAIN_ITERS=${TRAIN_ITERS:-180} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-7e-4} MIN_LR=${MIN_LR:-0}
+export TRAIN_ITERS=${TRAIN_ITERS:-180} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-5e-4} MIN_LR=${MIN_LR:-0}
 # Attention of the upper two thirds of 30 layers: it looks up what was said. What the model knows lies in
 # the other weights, and how it reads in the lower layers, where gradients need not go.
 TRAIN_ONLY=${TRAIN_ONLY:-*layers.[12]?.self_attention*}
@@ -160,6 +169,7 @@ step "Guide 1: conversations -> six files" "" "$WORK/finetune_dataset" convert_d
 step "Recall before" "$common" "$WORK/recall_before.json" recall_before
 step "Guide 5: chat, before" "${MAX_NEW_TOKENS:-}" "$WORK/talk_before.txt" talk_before
 step "Guide 3: tune" "$tuning" "$CKPT_SAVE_DIR" tune
+step "Weights between before and after" "$BLEND" "$BLENDED" blend
 step "Recall after" "" "$WORK/recall_after.json" recall_after
 step "Guide 4: generate" "" "$WORK/generated.jsonl" generate
 step "Guide 5: chat, after" "" "$WORK/talk_after.txt" talk_after

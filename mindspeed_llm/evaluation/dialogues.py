@@ -16,6 +16,7 @@ from mindspeed_llm.errors import DataError
 from mindspeed_llm.evaluation.phrases import (
     ANSWER_COUNT,
     ANSWER_FACT,
+    ANSWER_LIST,
     ANSWER_REASON,
     ANSWER_UNKNOWN,
     ANSWER_VERB,
@@ -32,7 +33,7 @@ MAX_DISTRACTORS = 16
 # learn come more often. Some may come twice in one dialogue, each time of another thing; two
 # rules or two pairs of people would contradict each other.
 _THREADS = (3, 4)
-_TICKETS = (*FAMILIES, "fact", "overwritten", "overwritten", "coreference", "instruction",
+_TICKETS = (*FAMILIES, "fact", *["overwritten"] * 2, *["coreference", "instruction"] * 2, "marker",
             *["refusal"] * 3)  # fmt: skip
 _REPEATED = ("fact", "overwritten", "counting", "refusal")
 # Acknowledgements that are trained, so that a statement is not taken for a question.
@@ -132,6 +133,12 @@ class _Scene:
         self.values.append(value)
         return value
 
+    def item(self) -> str:
+        """A thing; it is wrong in a reply about a list it is not on."""
+        item = self.draw(self.phrases.items)
+        self.values.append(item)
+        return item
+
     def closed(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         """The finished dialogue, whose probes know all values that were mentioned in it."""
         return tuple(self._closed(turn) for turn in turns)
@@ -226,8 +233,9 @@ class _Scene:
             self.said(self.form(self.phrases.state, slot=slot, value=old)),
             self.said(self.form(self.phrases.change, slot=slot, value=new)),
         ]
+        early = [self.ask(slot, old)] if self.rng.random() < 0.5 else []
         asks = [self.ask(slot, new) for _ in range(3)]
-        return _Thread(tells, asks, lambda: self.other(kind), early=[self.ask(slot, old)])
+        return _Thread(tells, asks, lambda: self.other(kind), early=early)
 
     def _people(self) -> tuple[list[tuple[str, str]], tuple[str, str, str], list[Turn]]:
         """Two people of different sex, in any order: (name, value) each, their verb, the turns."""
@@ -270,28 +278,39 @@ class _Scene:
         return _Thread(tells, asks, lambda: self.mention(words[2]))
 
     def counting(self) -> _Thread:
+        """The assistant keeps a list: it repeats it with each thing added, counts it when asked."""
         name = self.draw(self.phrases.lists)
-        items = [self.draw(self.phrases.items) for _ in range(self.rng.randint(2, 5))]
-        tells = [self.said(self.form(self.phrases.add, item=item, list=name)) for item in items]
+        items = [self.item() for _ in range(self.rng.randint(2, 5))]
+        tells = [self._add(name, items[: number + 1]) for number in range(len(items))]
 
         def distract() -> Turn:
-            return self.said(self.form(self.phrases.seen, item=self.draw(self.phrases.items)))
+            return self.said(self.form(self.phrases.seen, item=self.item()))
 
-        # Lists of all lengths are asked for: where most have two things, two is what is learnt.
-        done = self.rng.randint(3, max(3, len(items) - 1))
-        early = [self._ask_count(name, items[:done])] if done < len(items) else []
-        asks = [self._ask_count(name, items)]
-        return _Thread(tells, asks, distract, early=early, early_after=done)
+        return _Thread(tells, [self._ask_count(name, items) for _ in range(2)], distract)
+
+    def _add(self, name: str, items: Sequence[str]) -> Turn:
+        answers = tuple(
+            _capital(ANSWER_LIST.format(list=name, items=text)) for text in self._named(items)
+        )
+        probe = Probe(answers=answers, rule="holds", expected=tuple(items))
+        return Turn(user=self.form(self.phrases.add, item=items[-1], list=name),
+                    assistant=answers[0], probe=probe)  # fmt: skip
 
     def _ask_count(self, name: str, items: Sequence[str]) -> Turn:
         count = str(len(items))
-        named = (", ".join(items), f"{', '.join(items[:-1])} and {items[-1]}")
-        full, other = (ANSWER_COUNT.format(items=text, count=count) for text in named)
-        answer = _capital(full)
-        probe = Probe(answers=(answer, count, other, *(f"{text}: {count}" for text in named)),
+        numbered = [f"{number} {item}" for number, item in enumerate(items, 1)]
+        named = [text for some in (numbered, items) for text in self._named(some)]
+        answers = [_capital(ANSWER_COUNT.format(items=text, count=count)) for text in named]
+        probe = Probe(answers=(*answers, count, *(f"{text}: {count}" for text in named)),
                       rule="count", expected=(count,))  # fmt: skip
-        return Turn(user=self.form(self.phrases.ask_count, list=name), assistant=answer,
+        return Turn(user=self.form(self.phrases.ask_count, list=name), assistant=answers[0],
                     probe=probe)  # fmt: skip
+
+    @staticmethod
+    def _named(items: Sequence[str]) -> tuple[str, str]:
+        """The items in a row, with commas alone and with "and" before the last one."""
+        commas = ", ".join(items)
+        return commas, " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))
 
     def instruction(self) -> _Thread:
         word = self.draw(self.phrases.words)
@@ -359,7 +378,7 @@ def _test(phrases: Phrases, rng: random.Random, family: str, distance: int, dist
     thread = scene.thread(family)
     turns = [scene.filler() for _ in range(rng.randint(0, 1))]
     for tell in thread.tells[:-1]:
-        turns.append(tell)
+        turns.append(dataclasses.replace(tell, probe=None))
         turns += [scene.filler() for _ in range(rng.randint(0, 1))]
     turns.append(thread.tells[-1])
     between = [scene.filler() for _ in range(distance - 1)]

@@ -13,6 +13,7 @@ ANSWER_FACT = "Your {slot} is {value}."
 ANSWER_REASON = "You came to buy {thing} for your {relation}'s {event}."
 ANSWER_VERB = "{name} {verb} {value}."
 ANSWER_UNKNOWN = "You did not tell me your {slot}."
+ANSWER_LIST = "Your {list}: {items}."
 ANSWER_COUNT = "{items}: that makes {count}."
 
 

@@ -115,8 +115,8 @@ TEST = Phrases(
         Now, what was it that he {verb}?"""),
     lists=split("gift list, camping list, garden list"),
     items=split(
-        "tea, honey, rope, a knife, gloves, seeds, a bucket, nails, a kettle, lemons, a pillow, "
-        "string, cheese, a ladder, jam, a lamp, paint, a tent"
+        "tea, honey, rope, knives, gloves, seeds, buckets, nails, kettles, lemons, pillows, "
+        "string, cheese, ladders, jam, vases, paint, tents"
     ),
     add=lines("""
         Write {item} on my {list}, will you?

@@ -5,6 +5,27 @@ from __future__ import annotations
 
 from mindspeed_llm.evaluation.phrases import Phrases, lines, numbers, pairs, split
 
+_STATE = lines("""
+    My {slot} is {value}.
+    Just so you know, my {slot} is {value}.
+    I should mention that my {slot} is {value}.
+    By the way, my {slot} is {value}.
+    Hi! My {slot} is {value}, in case you need it.
+    You should know: my {slot} is {value}.
+    I forgot to say that my {slot} is {value}.
+    So, my {slot} is {value}.
+    You may want to note that my {slot} is {value}.
+    My {slot}? It is {value}.
+    It helps to know that my {slot} is {value}.
+    Remember this: my {slot} is {value}.
+    {value} is my {slot}, by the way.
+    I have to tell you that my {slot} is {value}.
+    Please note my {slot}: {value}.
+    To introduce myself: my {slot} is {value}.
+    A detail for you: my {slot} is {value}.
+    Take note, my {slot} is {value}.
+    Let me tell you my {slot}: it is {value}.""")
+
 TRAIN = Phrases(
     values={
         "number": numbers(8),
@@ -123,26 +144,7 @@ TRAIN = Phrases(
         "sport": split("Tuesday sport, favourite sport, school sport"),
         "drink": split("morning drink, favourite drink, evening drink"),
     },
-    state=lines("""
-        My {slot} is {value}.
-        Just so you know, my {slot} is {value}.
-        I should mention that my {slot} is {value}.
-        By the way, my {slot} is {value}.
-        Hi! My {slot} is {value}, in case you need it.
-        You should know: my {slot} is {value}.
-        I forgot to say that my {slot} is {value}.
-        So, my {slot} is {value}.
-        You may want to note that my {slot} is {value}.
-        My {slot}? It is {value}.
-        It helps to know that my {slot} is {value}.
-        Remember this: my {slot} is {value}.
-        {value} is my {slot}, by the way.
-        I have to tell you that my {slot} is {value}.
-        Please note my {slot}: {value}.
-        To introduce myself: my {slot} is {value}.
-        A detail for you: my {slot} is {value}.
-        Take note, my {slot} is {value}.
-        Let me tell you my {slot}: it is {value}."""),
+    state=_STATE,
     ask=lines("""
         What is my {slot}?
         Do you remember my {slot}?
@@ -162,7 +164,9 @@ TRAIN = Phrases(
         Name my {slot}.
         Please give me my {slot}.
         I told you about my {slot}. What is it?"""),
-    change=lines("""
+    # Often no word says that it is a change: the later value counts all the same.
+    change=_STATE
+    + lines("""
         It changed: my {slot} is now {value}.
         Sorry, I was wrong. My {slot} is {value}.
         There is news: my {slot} is {value} from today.
@@ -204,7 +208,7 @@ TRAIN = Phrases(
     things=split(
         "a cake, a scarf, wine, a necklace, chocolates, a teddy bear, candles, a vase, "
         "a watch, toys, a tie, a plant, a pen, earrings, a mug, a game, a poster, "
-        "a bracelet"
+        "a bracelet, a box of tea, a pair of gloves, a piece of cheese, a bag of nuts"
     ),
     need=lines("""
         My {relation}'s {event} is on Friday and I need {thing}.
@@ -306,16 +310,16 @@ TRAIN = Phrases(
         "kitchen list, repair list, moving list, holiday list, school list, guest list"
     ),
     items=split(
-        "milk, eggs, rice, soap, batteries, candles, bread, a towel, a map, socks, sugar, "
-        "paper, a torch, butter, matches, a comb, tape, onions, pens, salt, a hammer, glue, "
-        "a mirror, flour, vinegar, yoghurt, apples, carrots, a rug, a chair, pencils, "
-        "envelopes, a broom, shampoo, toothpaste, a razor, a blanket, a whistle, a compass, "
-        "a flask, raisins, nuts, oats, pasta, beans, garlic, potatoes, spinach, mustard, "
-        "ketchup, foil, sponges, bleach, a mop, a fan, plates, cups, forks, napkins, "
-        "balloons, ribbon, stickers, a basket, wire, screws, a drill, sandpaper, a hose, "
-        "compost, bulbs, a spade, boots, a raincoat, a belt, sunglasses, a backpack, "
-        "a swimsuit, a charger, headphones, a notebook, chalk, crayons, clay, wool, needles, "
-        "buttons, a zip, bandages, plasters, vitamins, cough drops"
+        "milk, eggs, rice, soap, batteries, candles, bread, towels, maps, socks, sugar, paper, "
+        "torches, butter, matches, combs, tape, onions, pens, salt, hammers, glue, mirrors, "
+        "flour, vinegar, yoghurt, apples, carrots, rugs, chairs, pencils, envelopes, brooms, "
+        "shampoo, toothpaste, razors, blankets, whistles, compasses, flasks, raisins, nuts, "
+        "oats, pasta, beans, garlic, potatoes, spinach, mustard, ketchup, foil, sponges, "
+        "bleach, mops, fans, plates, cups, forks, napkins, balloons, ribbon, stickers, "
+        "baskets, wire, screws, drills, sandpaper, hoses, compost, bulbs, spades, boots, "
+        "raincoats, belts, sunglasses, backpacks, swimsuits, chargers, headphones, notebooks, "
+        "chalk, crayons, clay, wool, needles, buttons, zips, bandages, plasters, vitamins, "
+        "cough drops"
     ),
     add=lines("""
         Add {item} to my {list}.
@@ -324,7 +328,7 @@ TRAIN = Phrases(
         One more for my {list}: {item}.
         I also want {item}; it goes on my {list}.
         Note {item} on my {list}.
-        {item} is missing from my {list}, add it.
+        My {list} is still without {item}.
         Put {item} down for my {list}.
         {item}, please, for my {list}.
         My {list} gets {item}.
@@ -332,7 +336,7 @@ TRAIN = Phrases(
         For my {list} I need {item}.
         Do not forget {item} for my {list}.
         Another thing for my {list} is {item}.
-        {item} belongs on my {list}.
+        {item} must be on my {list}.
         Then there is {item} for my {list}.
         Extend my {list} by {item}.
         Include {item} in my {list}."""),
@@ -342,7 +346,7 @@ TRAIN = Phrases(
         I do not need {item}.
         Someone left {item} on the stairs.
         I sold {item} last year.
-        There is {item} in the cellar.
+        We keep {item} in the cellar.
         Have you seen the price of {item}?
         I dreamed of {item}."""),
     ask_count=lines("""
@@ -429,6 +433,11 @@ TRAIN = Phrases(
         One to repeat: {text}.
         Echo this: {text}.
         I would like you to repeat: {text}.
+        This should be repeated: {text}.
+        I need this said again: {text}.
+        I want to hear it once more: {text}.
+        Would you say these words again: {text}.
+        The words to be repeated are: {text}.
         Repeat my words: {text}."""),
     markers=(
         ("<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>"),

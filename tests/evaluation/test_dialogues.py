@@ -71,6 +71,23 @@ def test_a_thing_counted_was_added_at_the_distance_and_none_later(suite: list[Di
         assert len(dialogue.turns) - 1 - adds[-1] == dialogue.distance
 
 
+def test_a_list_grows_by_what_is_added_and_only_its_last_step_is_asked_for(
+    suite: list[Dialogue],
+) -> None:
+    for dialogue in (d for d in suite if d.family == "counting"):
+        name = next(name for name in TEST.lists if name in dialogue.turns[-1].user)
+        *steps, last, asked = (turn for turn in dialogue.turns if name in turn.user)
+        assert [t.probe is not None for t in dialogue.turns].count(True) == 2
+        assert last.probe and asked.probe and not any(turn.probe for turn in steps)
+        lists = [turn.assistant.removeprefix(f"Your {name}: ")[:-1].split(", ")
+                 for turn in (*steps, last)]  # fmt: skip
+        assert all(found == lists[-1][: n + 1] for n, found in enumerate(lists))
+        assert last.probe.expected == tuple(lists[-1]) and lists[-1][-1].lower() in last.user.lower()
+        seen = [item for turn in dialogue.turns for item in TEST.items
+                if turn not in (*steps, last) and mentions(turn.user, item)]  # fmt: skip
+        assert set(seen) & set(TEST.items) - set(lists[-1]) <= set(last.probe.forbidden)
+
+
 def test_what_was_not_told_is_not_in_the_dialogue(suite: list[Dialogue]) -> None:
     for dialogue in (d for d in suite if d.family == "refusal"):
         rules = [turn.probe.rule for turn in dialogue.turns if turn.probe]
