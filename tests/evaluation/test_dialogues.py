@@ -82,7 +82,8 @@ def test_a_list_grows_by_what_is_added_and_only_its_last_step_is_asked_for(
         lists = [turn.assistant.removeprefix(f"Your {name}: ")[:-1].split(", ")
                  for turn in (*steps, last)]  # fmt: skip
         assert all(found == lists[-1][: n + 1] for n, found in enumerate(lists))
-        assert last.probe.expected == tuple(lists[-1]) and lists[-1][-1].lower() in last.user.lower()
+        assert last.probe.expected == tuple(lists[-1])
+        assert lists[-1][-1].lower() in last.user.lower()
         seen = [item for turn in dialogue.turns for item in TEST.items
                 if turn not in (*steps, last) and mentions(turn.user, item)]  # fmt: skip
         assert set(seen) & set(TEST.items) - set(lists[-1]) <= set(last.probe.forbidden)
