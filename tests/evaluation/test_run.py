@@ -67,8 +67,8 @@ def test_recall_asks_every_probe_after_the_dialogues_own_turns(renderer: Rendere
                           batch_size=4, progress=steps.append)  # fmt: skip
     assert all(o.exact and o.value and o.stopped for o in outcomes)
     assert [o.dialogue for o in outcomes] == made
-    # Three of the dialogues are refusals, with two probes each.
-    assert sum(steps) == len(engine.prompts) == run.probes(made) == len(made) + 3
+    # Three of the dialogues are refusals and three count: those have two probes each.
+    assert sum(steps) == len(engine.prompts) == run.probes(made) == len(made) + 6
 
 
 def test_a_cut_reply_did_not_stop(renderer: Renderer) -> None:
