@@ -159,6 +159,19 @@ def checkpoint_without_fp8(original: Callable[..., None]) -> Callable[..., None]
     return init
 
 
+def share_storage_without_compiler() -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """What _get_share_storage answers: a function that fills the emptied storage of its first
+    argument with that of the second, as versions before 0.17 do. It copies, where the compiled one
+    lets both share memory; neither changes the version that autograd compares."""
+
+    def fill(emptied: torch.Tensor, recomputed: torch.Tensor) -> None:
+        with torch.no_grad():
+            emptied.untyped_storage().resize_(recomputed.untyped_storage().size())
+            emptied.untyped_storage().copy_(recomputed.untyped_storage())
+
+    return fill
+
+
 def gating_without_transformer_engine(original: Callable[..., Any]) -> Callable[..., Any]:
     """router_gating_linear as torch has it, where the original needs Transformer Engine."""
     if hasattr(sys.modules[original.__module__], "te_general_gemm"):

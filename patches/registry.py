@@ -254,14 +254,25 @@ _DEFECTS = (
         needs=("fp8",),
     ),
     Patch(
+        target="megatron.core.tensor_parallel.random:_get_share_storage",
+        adapter=f"{_FIXES}:share_storage_without_compiler",
+        kind="replace",
+        why="Compiles a C++ extension at the first recomputed layernorm or moe_act: needs ninja, a "
+        "compiler and minutes, and waits forever for the lock of a process that was killed.",
+        upstream="none reported: tensor_parallel/random.py",
+        remove_when="CheckpointWithoutOutput compiles nothing",
+        devices=("cpu", "npu"),
+        mcore=f">=0.17,{BELOW}",
+    ),
+    Patch(
         target="megatron.core.transformer.moe.moe_utils:router_gating_linear",
         adapter=f"{_FIXES}:gating_without_transformer_engine",
         kind="wrap",
         why="Asks whether te_general_gemm is None, a name that only exists with Transformer "
         "Engine: every router is a NameError without it.",
-        upstream="none reported: transformer/moe/moe_utils.py",
-        remove_when="moe_utils defines te_general_gemm without Transformer Engine",
-        mcore=f">=0.13,{BELOW}",
+        upstream="transformer/moe/moe_utils.py (mended in 0.17)",
+        remove_when="megatron-core 0.16 is no longer supported",
+        mcore=">=0.13,<0.17",
         needs=("inp", "weight", "router_dtype"),
     ),
     Patch(
