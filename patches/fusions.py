@@ -23,12 +23,15 @@ def rotary(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
         t: torch.Tensor,
         freqs: torch.Tensor,
         rotary_interleaved: bool = False,
-        multi_latent_attention: bool = False,
+        mla_rotary_interleaved: bool = False,
         mscale: float = 1.0,
+        multi_latent_attention: bool | None = None,  # its name before 0.19
     ) -> torch.Tensor:
         rotate = _rotation("rotary", t.device.type, dtype=t.dtype, head_dim=freqs.shape[-1],
                            interleaved=rotary_interleaved)  # fmt: skip
-        if multi_latent_attention:  # neighbours become halves first, as in the original
+        if (
+            mla_rotary_interleaved or multi_latent_attention
+        ):  # neighbours become halves first, as in the original
             turning, rest = t[..., : freqs.shape[-1]], t[..., freqs.shape[-1] :]
             t = torch.cat((turning[..., 0::2], turning[..., 1::2], rest), dim=-1)
         return rotate(t, freqs, interleaved=rotary_interleaved, scale=mscale)
