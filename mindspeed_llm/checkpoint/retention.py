@@ -34,20 +34,23 @@ class Retention:
     interval: int | None = None
     spared: Collection[Path] = ()
 
-    def doomed(self, iterations: Collection[int], best: int | None) -> list[int]:
-        """Which of these saved iterations go. `best` and the latest never do."""
+    def doomed(self, iterations: Collection[int], latest: int, best: int | None) -> list[int]:
+        """Which of these saved iterations go. `best` and the `latest`, which the run has written
+        last, never do; later ones, which only another run can have left, are not counted."""
         last = 1 if self.last is None and self.interval is not None else self.last
         if last is None:
             return []
-        kept = {*sorted(iterations)[-last:], best}
+        own = sorted(i for i in iterations if i <= latest)
+        kept = {*own[-last:], best}
         return [
-            i for i in sorted(iterations)
+            i for i in own
             if i not in kept and not (self.interval and i % self.interval == 0)
         ]  # fmt: skip
 
 
-def retain(root: Path, how: Retention, best: int | None) -> None:
-    """Note the `best` iteration in `root` and remove what need not stay; every rank calls it.
+def retain(root: Path, how: Retention, latest: int, best: int | None) -> None:
+    """Remove what need not stay in `root` beside the `latest` iteration, and note the `best` one,
+    if it is there (the run may have saved elsewhere before); every rank calls it.
 
     Raises:
         CheckpointError: on every rank, if something could not be removed or written.
@@ -55,12 +58,12 @@ def retain(root: Path, how: Retention, best: int | None) -> None:
     with ranks.together(f"tidying {root}"):
         if ranks.rank() != 0:
             return
-        if best is not None:
-            replace_text(root / BEST, str(best))
         names = {int(p.name[5:]): p for p in root.glob("iter_*")
                  if re.fullmatch(r"iter_[0-9]{7,}", p.name)}  # fmt: skip
+        if best in names:
+            replace_text(root / BEST, str(best))
         spared = {path.resolve() for path in how.spared}
-        for iteration in how.doomed(names, best):
+        for iteration in how.doomed(names, latest, best):
             path = names[iteration]
             if path.resolve() in spared:
                 continue

@@ -38,7 +38,10 @@ class Board:
         self._writer = SummaryWriter(str(self._directory), purge_step=after + 1)
 
     def write(self, line: dict[str, Any]) -> None:
-        """One iteration's or evaluation's numbers; numbers by turn become `name/turn`."""
+        """One iteration's or evaluation's numbers; numbers by turn become `name/turn`. What
+        happened to a batch is no number."""
+        if "event" in line:
+            return
         step = line["iteration"]
         for name, value in line.items():
             parts = value if isinstance(value, dict) else {"": value}

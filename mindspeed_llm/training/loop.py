@@ -196,12 +196,9 @@ class _Run:
             "rollback": ", and --save has nothing yet to go back to",
             "rolled back": f" again after {self._rollbacks} rollbacks",
         }.get("rolled back" if self._rollbacks else policy, "")
-        kept = f"the last checkpoint is iteration {self._saved}" if self._saved else (
-            "no checkpoint was written"
-        )  # fmt: skip
         raise TrainingError(
-            f"iteration {number}: {problem}{often}. Stopped before the step, {kept}. If the "
-            "numbers diverged: lower --lr, warm up longer, or set --clip-grad 1.0"
+            f"iteration {number}: {problem}{often}. Stopped before the step, {self._kept()}. "
+            "If the numbers diverged: lower --lr, warm up longer, or set --clip-grad 1.0"
         )
 
     def _roll_back(self, number: int, problem: NotFinite) -> None:
@@ -283,10 +280,15 @@ class _Run:
         except NotFinite as problem:
             raise TrainingError(
                 f"iteration {self.at.iteration}: {problem}, so no checkpoint of it was written; "
-                f"the last one is that of iteration {self._saved}"
+                f"{self._kept()}"
             ) from None
         self._display.say(f"saved {job.save(self.at)}")
         self._saved, self._rollbacks, self._may_go_back = self.at.iteration, 0, True
+
+    def _kept(self) -> str:
+        if not self._saved:
+            return "no checkpoint was written"
+        return f"the last checkpoint is iteration {self._saved}"
 
     def _leave(self, ending: Ending) -> None:
         self._save()

@@ -35,8 +35,14 @@ class Trace:
         if self._first <= iteration and self._profile is None and iteration <= self._last:
             self._profile = profile(activities=self._activities)
             self._profile.start()
-        yield
-        if self._profile is not None and iteration == self._last:
+        try:
+            yield
+        finally:  # also where the last one was a batch that is left out
+            if iteration >= self._last:
+                self._finish()
+
+    def _finish(self) -> None:
+        if self._profile is not None:
             self._profile.stop()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._profile.export_chrome_trace(str(self.path))

@@ -70,13 +70,23 @@ _MEANING = {
     "lr_warmup_steps": "the warm-up (in samples)",
     "lr_decay_steps": "the decay (iterations x batch, in samples)",
     "lr_decay_style": "--lr-decay-style",
+    "init_lr": "--lr-warmup-init",
+    "wsd_decay_steps": "--lr-wsd-decay-iters (in samples)",
+    "lr_wsd_decay_style": "--lr-wsd-decay-style",
 }
+# Settings that megatron-core's own state_dict() leaves out.
+_UNSAID = ("init_lr", "wsd_decay_steps", "lr_wsd_decay_style")
+
+
+def schedule_state(schedule: OptimizerParamScheduler) -> dict[str, Any]:
+    """What `restore_schedule` continues: the place, and every setting that shapes the rate."""
+    return schedule.state_dict() | {name: getattr(schedule, name) for name in _UNSAID}
 
 
 def restore_schedule(
     schedule: OptimizerParamScheduler, saved: Mapping[str, Any], *, override: bool
 ) -> None:
-    """Continue `saved`, the state_dict() of the interrupted run's schedule.
+    """Continue `saved`, the `schedule_state` of the interrupted run.
 
     Args:
         override: keep the settings of this run where they differ, from where the other one was.
@@ -84,12 +94,13 @@ def restore_schedule(
     Raises:
         ConfigError: settings differ and `override` is False; names each with both values.
     """
-    current = schedule.state_dict()
+    current = schedule_state(schedule)
     constant = current["lr_decay_style"] == "constant"  # then a longer run is the same schedule
     differing = [
         f"{meaning} is {current[name]}, the checkpoint has {saved[name]}"
         for name, meaning in _MEANING.items()
-        if saved[name] != current[name] and not (constant and name == "lr_decay_steps")
+        if saved.get(name, current[name]) != current[name]
+        and not (constant and name == "lr_decay_steps")
     ]
     if differing and not override:
         raise ConfigError(

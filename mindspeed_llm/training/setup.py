@@ -19,6 +19,7 @@ from mindspeed_llm.checkpoint.adapter import facts as lora_facts
 from mindspeed_llm.checkpoint.directory import find_checkpoint, is_checkpoint_root
 from mindspeed_llm.checkpoint.retention import Retention, retain
 from mindspeed_llm.checkpoint.state import load_training, save_training
+from mindspeed_llm.checkpoint.tracker import TRACKER, read_tracker
 from mindspeed_llm.config.train import Settings
 from mindspeed_llm.data.blend import Ordering
 from mindspeed_llm.device.measure import most_memory, peak_tflops
@@ -36,7 +37,12 @@ from mindspeed_llm.training.loss import SupervisedLoss
 from mindspeed_llm.training.optimizer import build_optimizer, wrap_model
 from mindspeed_llm.training.profile import Trace
 from mindspeed_llm.training.rows import order_fact, ordering, say_passes
-from mindspeed_llm.training.schedule import build_schedule, check_schedule, restore_schedule
+from mindspeed_llm.training.schedule import (
+    build_schedule,
+    check_schedule,
+    restore_schedule,
+    schedule_state,
+)
 from mindspeed_llm.training.step import Replica
 from mindspeed_llm.training.trained import load_chosen, table
 
@@ -71,7 +77,7 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
         start = _continued(settings, replica, state, _facts(settings, inputs, batch_size, how))
     train, validation, test = _feeds(settings, inputs, batch_size, how)
     retention = _retention(settings, inputs)
-    _open_place(settings.checkpoint.save)
+    _open_place(settings, inputs, start.iteration)
 
     def save(at: Position) -> Path:
         assert settings.checkpoint.save is not None
@@ -87,13 +93,13 @@ def prepare(settings: Settings, inputs: Inputs, device: torch.device) -> Job:
                 "iteration": at.iteration,
                 "consumed_samples": at.consumed,
                 "best": dataclasses.asdict(at.best) if at.best.iteration else None,
-                "schedule": replica.schedule.state_dict(),
+                "schedule": schedule_state(replica.schedule),
             },
             hf_assets=inputs.hf_dir,
             chat=inputs.chat,
         ).path
         best = at.best.iteration if settings.checkpoint.save_best else None
-        retain(settings.checkpoint.save, retention, best or None)
+        retain(settings.checkpoint.save, retention, at.iteration, best or None)
         return path
 
     def restore() -> Position:
@@ -154,23 +160,46 @@ def _stand(
     )
 
 
-def _open_place(save: Path | None) -> None:
-    """Make the directory of checkpoints and write into it once, hours before the first of them.
+def _open_place(settings: Settings, inputs: Inputs, start: int) -> None:
+    """Make the directory of checkpoints and write into it once, hours before the first of them;
+    `start` is the iteration this run begins behind.
 
     Raises:
         OSError: it cannot be made or written to.
+        CheckpointError: its tracker says nonsense.
     """
+    save = settings.checkpoint.save
     if save is not None and torch.distributed.get_rank() == 0:
         save.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=save) as probe:
             probe.write(b"\0")
+        _say_other_run(save, inputs, start)
+
+
+def _say_other_run(save: Path, inputs: Inputs, start: int) -> None:
+    """Warn that --save holds a run that is not continued from its end: often the --load SAVE of a
+    second start was forgotten."""
+    if not (save / TRACKER).is_file():
+        return
+    place = inputs.choice.place
+    latest, root = read_tracker(save), (place.adapter or place.base).resolve()
+    goes_on = inputs.continues and save.resolve() in (root, root.parent)
+    if latest is None or (goes_on and latest <= start):
+        return
+    _log.warning(
+        "--save %s has a run up to iteration %d, which this one, from iteration %d on, does not "
+        "continue: checkpoints of the same iterations will be replaced, and so is its train.jsonl. "
+        "--load %s would go on with it", save, latest, start, save,
+    )  # fmt: skip
 
 
 def _is_saved(settings: Settings, inputs: Inputs) -> bool:
-    """Whether the run continues from a checkpoint in the directory where it saves."""
+    """Whether the run continues, with the optimizer's state, from a checkpoint in the directory
+    where it saves."""
     place, save = inputs.choice.place, settings.checkpoint.save
     root = place.adapter or place.base
-    return inputs.continues and save is not None and root.resolve() == save.resolve()
+    whole = inputs.continues and settings.checkpoint.load_optim
+    return whole and save is not None and root.resolve() == save.resolve()
 
 
 def _watchers(settings: Settings, device: torch.device, total: int, start: int) -> dict[str, Any]:
@@ -181,10 +210,12 @@ def _watchers(settings: Settings, device: torch.device, total: int, start: int) 
         found["sinks"] = [Board(log.tensorboard_dir, after=start)]
     if log.profile:
         first, last = log.profiled
-        if not start <= first < last <= total:
+        leaves = settings.control.exit_interval
+        end = total if leaves is None else min(total, (start // leaves + 1) * leaves)
+        if not start <= first < last <= end:
             raise ConfigError(
                 f"--profile: iterations {first + 1} to {last} are not all among those of this run, "
-                f"{start + 1} to {total}; set --profile-step-start and --profile-step-end"
+                f"{start + 1} to {end}; set --profile-step-start and --profile-step-end"
             )
         assert settings.log_dir is not None  # Settings
         ranks, last_rank = log.profile_ranks or (0,), torch.distributed.get_world_size() - 1
@@ -369,6 +400,8 @@ def _facts(settings: Settings, inputs: Inputs, batch_size: int, how: Ordering) -
             "seed": settings.train.seed,
             "batch_size": batch_size,
             "bf16": settings.train.bf16,
+            "attention_dropout": settings.train.attention_dropout,
+            "hidden_dropout": settings.train.hidden_dropout,
             "split": settings.data.split,
             "shuffle": order_fact(how, inputs.rows.train),
             "data": inputs.rows.identity,
@@ -390,7 +423,7 @@ def _check_continues(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         f"{names[name] if name in names else '--' + name.replace('_', '-')} was "
         f"{saved[name]} and is {value}"
         for name, value in now.items()
-        if saved[name] != value
+        if saved.get(name, value) != value
     ]
     if differing:
         raise ConfigError(

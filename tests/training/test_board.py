@@ -17,6 +17,7 @@ def test_scalars_by_iteration_and_turn(tmp_path):
         board.write({"iteration": iteration, "loss": float(iteration), "mfu": None})
     board.write({"iteration": 3, "validation_turn_losses": {"1": 0.5, "2": 0.25}})
     board.write({"iteration": 3, "event": "skipped", "why": "loss is nan"})
+    board.write({"iteration": 2, "event": "rollback", "from": 3, "why": "loss is nan"})
     board.cut(2)
     board.write({"iteration": 3, "loss": 9.0})
     seen = EventAccumulator(str(tmp_path)).Reload()

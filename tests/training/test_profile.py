@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from mindspeed_llm.training.profile import Trace
@@ -17,3 +18,13 @@ def test_a_trace_of_two_iterations(tmp_path):
     names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
     assert {"iteration 2", "iteration 3", "aten::mm"} <= names
     assert not {"iteration 1", "iteration 4", "iteration 5"} & names
+
+
+def test_a_trace_ends_with_a_batch_that_is_left_out(tmp_path):
+    trace = Trace(tmp_path, start=0, end=2, rank=0, device=torch.device("cpu"))
+    with trace.around(1):
+        torch.ones(4, 4) @ torch.ones(4, 4)
+    with pytest.raises(ArithmeticError), trace.around(2):
+        raise ArithmeticError
+    assert json.loads(trace.path.read_text())["traceEvents"]
+    assert not torch.autograd._profiler_enabled()

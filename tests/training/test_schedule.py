@@ -6,7 +6,12 @@ import pytest
 
 from mindspeed_llm.config.optimizer import OptimizerSettings
 from mindspeed_llm.errors import ConfigError
-from mindspeed_llm.training.schedule import build_schedule, check_schedule, restore_schedule
+from mindspeed_llm.training.schedule import (
+    build_schedule,
+    check_schedule,
+    restore_schedule,
+    schedule_state,
+)
 
 
 class Groups:
@@ -80,6 +85,28 @@ def test_another_schedule_is_refused_unless_overridden():
         restore_schedule(longer, schedule.state_dict(), override=False)
     restore_schedule(longer, schedule.state_dict(), override=True)
     assert groups.param_groups[0]["lr"] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "flag"),
+    [
+        ({"lr_warmup_iters": 4}, {"lr_warmup_iters": 4, "lr_warmup_init": 0.5}, "--lr-warmup-init"),
+        ({"lr_decay_style": "WSD", "lr_wsd_decay_iters": 4},
+         {"lr_decay_style": "WSD", "lr_wsd_decay_iters": 2}, "--lr-wsd-decay-iters"),
+        ({"lr_decay_style": "WSD", "lr_wsd_decay_iters": 4},
+         {"lr_decay_style": "WSD", "lr_wsd_decay_iters": 4, "lr_wsd_decay_style": "cosine"},
+         "--lr-wsd-decay-style"),
+    ],
+)  # fmt: skip
+def test_settings_that_megatron_core_forgets_are_compared(was, now, flag):
+    _, schedule = make(10, **was)
+    schedule.step(8)
+    _, other = make(10, **now)
+    with pytest.raises(ConfigError, match=f"{flag}.* is .*, the checkpoint has"):
+        restore_schedule(other, schedule_state(schedule), override=False)
+    _, same = make(10, **was)
+    restore_schedule(same, schedule_state(schedule), override=False)
+    assert same.num_steps == 8
 
 
 def test_a_constant_rate_may_go_on_for_longer():

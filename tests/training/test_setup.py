@@ -86,10 +86,13 @@ def test_what_cannot_be_continued_is_refused(run_ranks, flags, material, tmp_pat
         [*load, "--finetune", "--seed", "7", "--no-load-optim", "--no-load-rng"],
         [*load, "--use-distributed-optimizer"],
         [*load, "--train-iters", "2"],
+        [*load, "--hidden-dropout", "0.1"],
         ["--tensor-model-parallel-size", "3"],
         ["--save", f"{material['data']}_packed_manifest.json/out"],
         ["--log-dir", saved, "--profile", "--profile-step-start", "1", "--profile-step-end", "2",
          "--profile-ranks", "0", "3"],
+        ["--log-dir", saved, "--profile", "--profile-step-start", "1", "--profile-step-end", "3",
+         "--exit-interval", "2"],
     ]  # fmt: skip
     (found,) = run_ranks(1, runs, flags, variants)
     assert found[0] == 0
@@ -101,6 +104,50 @@ def test_what_cannot_be_continued_is_refused(run_ranks, flags, material, tmp_pat
     assert found[5][0] == 0 and len(found[5][1]) == 3
     assert "optimizer" in found[6] and "DistributedOptimizer" in found[6]
     assert found[7][0] == 2 and found[7][1] == []  # nothing is left to do
-    assert "--tensor-model-parallel-size 3" in found[8]
-    assert "Not a directory" in found[9]  # before the first iteration
-    assert "--profile-ranks 0 3: the ranks of this run are 0 to 0" in found[10]
+    assert "--hidden-dropout was 0.0 and is 0.1" in found[8]
+    assert "--tensor-model-parallel-size 3" in found[9]
+    assert "Not a directory" in found[10]  # before the first iteration
+    assert "--profile-ranks 0 3: the ranks of this run are 0 to 0" in found[11]
+    assert "iterations 2 to 3 are not all among those of this run, 1 to 2" in found[12]
+
+
+def warnings_of(flags, variants):
+    """Runs in a rank: warnings while each command line is prepared."""
+    import logging
+
+    import torch
+    from megatron.core import parallel_state
+
+    from mindspeed_llm.cli.train import read_settings
+    from mindspeed_llm.training.inputs import read_inputs
+    from mindspeed_llm.training.loop import train
+    from mindspeed_llm.training.setup import prepare
+
+    told = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told[-1].append(record.getMessage())
+    logging.getLogger("mindspeed_llm").addHandler(handler)
+    for variant in variants:
+        told.append([])
+        settings, architecture = read_settings([*flags, *variant])
+        inputs = read_inputs(settings, architecture, check_tokenizer=False)
+        train(prepare(settings, inputs, torch.device("cpu")))
+        parallel_state.destroy_model_parallel()
+    return told
+
+
+def test_a_second_run_in_the_directory_of_a_first_says_so(run_ranks, flags, tmp_path):
+    out = tmp_path / "out"
+    common = ["--save", str(out), "--save-interval", "1", "--keep-last", "1"]
+    variants = [
+        [*common, "--train-iters", "3"],
+        [*common, "--train-iters", "4", "--load", str(out)],
+        [*common, "--train-iters", "2"],
+    ]
+    (told,) = run_ranks(1, warnings_of, flags, variants)
+    assert told[:2] == [[], []]
+    assert [text for text in told[2] if f"--save {out} has a run up to iteration 4" in text]
+    # and the checkpoint that it left is there, beside the other run's
+    assert (out / "latest_checkpointed_iteration.txt").read_text() == "2"
+    kept = ["iter_0000002", "iter_0000003", "iter_0000004"]  # the second run went on from 3
+    assert sorted(p.name for p in out.glob("iter_*")) == kept
