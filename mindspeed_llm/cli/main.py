@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # What megatron-core says on every start: nothing is amiss, none of it is needed.
 _NO_NEWS = (".*(Transformer Engine|Apex).*not installed", "full scope is deprecated",
             "Failed to create unified memory mempool",
+            r"The \.grad attribute of a Tensor that is not a leaf",
             r"`?torch\.distributed\..* is deprecated")  # fmt: skip
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PRESET = {"chat": ["--task", "chat"], "generate": ["--task", "greedy"]}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def main(argv: Sequence[str]) -> int:
     device = detect(settings.runtime.device)
     settings.runtime.check_device(device.kind, device.backend)
     engine.apply(device)
+    if device.kind != "cuda":
+        warnings.filterwarnings("ignore", message=".*variable CUDA_DEVICE_MAX_CONNECTIONS")
     dispatch.require_fused(settings.runtime.require_fused)
 
     from mindspeed_llm.device.heartbeat import Heartbeat

@@ -215,6 +215,7 @@ _WHY: dict[str, str] = {
         "--gradient-accumulation-steps",
     "say --recompute-granularity full": "--gradient-checkpointing",
     "the flag is --pack": "--packing",
+    "say --use-distributed-optimizer, which shards the optimizer's state": "--deepspeed --fsdp",
     "the flag is --lora-r": "--lora-rank",
     "the flag is --lora-target-modules": "--lora-target",
 }  # fmt: skip

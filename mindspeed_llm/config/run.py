@@ -61,7 +61,12 @@ class CheckpointSettings:
             if getattr(self, name) and self.save is None:
                 raise ConfigError(f"{flag_of(name)} has no effect without --save DIRECTORY")
         every, kept = self.save_interval, self.save_retain_interval
-        if kept is not None and (every is None or kept % every):
+        if kept is not None and every is None:
+            raise ConfigError(
+                f"--save-retain-interval {kept} has no effect without --save-interval N, "
+                "which says which iterations are saved"
+            )
+        if kept is not None and every is not None and kept % every:
             raise ConfigError(
                 f"--save-retain-interval {kept} is not a multiple of --save-interval {every}; only "
                 "iterations that are saved can be kept"

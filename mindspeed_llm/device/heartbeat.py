@@ -27,6 +27,7 @@ from mindspeed_llm.logging import get_logger
 
 LOST = 4
 """Exit code of a process that leaves because another one of the job is gone or silent."""
+_INTERRUPTED = 130  # of one that leaves because another one has heard Ctrl-C
 
 _EVERY = 2.0  # seconds between two beats
 _REFUSED = 3  # failed calls in a row after which the store is taken for gone
@@ -98,7 +99,10 @@ class Heartbeat:
             return
         try:
             self._store.set(f"beat/{self._rank}", _LEFT)
-            if error is not None:
+            if isinstance(error, KeyboardInterrupt):
+                # All hear Ctrl-C, but one that waits in a collective answers too late.
+                self._name(self._store, self._rank, "was interrupted", said=True, code=_INTERRUPTED)
+            elif error is not None:
                 self._name(self._store, self._rank, "stopped because of an error", said=True)
         except RuntimeError as problem:  # the store's own process left first
             _log.debug("no farewell: %s", problem)
@@ -152,11 +156,14 @@ class Heartbeat:
                 self._name(store, rank, f"was silent for {self._limit:.0f} s: stopped, or hung")
             return
 
-    def _name(self, store: dist.Store, rank: int, why: str, *, said: bool = False) -> None:
-        """Name the lost rank, unless one was named before; `said`: it speaks for itself."""
+    def _name(
+        self, store: dist.Store, rank: int, why: str, *, said: bool = False, code: int = LOST
+    ) -> None:
+        """Name the lost rank, unless one was named before; `said`: it speaks for itself. The others
+        leave with exit code `code`."""
         who = json.loads(store.get(f"who/{rank}"))
         text = f"rank {rank} (process {who['pid']} on {who['host']}) {why}; the job ends"
-        lost = json.dumps({"rank": rank, "who": who, "text": text})
+        lost = json.dumps({"rank": rank, "who": who, "text": text, "code": code})
         first = store.compare_set("lost", "", lost).decode() == lost
         if first and not said:
             _log.error("%s", text)
@@ -169,7 +176,7 @@ class Heartbeat:
         elif "silent" in lost["text"] and not _is_elsewhere(lost["who"]):
             if not _is_gone(lost["who"]):
                 os.kill(lost["who"]["pid"], signal.SIGKILL)
-        self._end()
+        self._end(lost["code"])
 
     def _leave_without_store(self, why: str) -> None:
         if self._ended.is_set():
@@ -181,10 +188,10 @@ class Heartbeat:
         )  # fmt: skip
         self._end()
 
-    def _end(self) -> None:
+    def _end(self, code: int = LOST) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(LOST)  # the main thread may wait in a collective for ever
+        os._exit(code)  # the main thread may wait in a collective for ever
 
 
 def _of_a_collective(error: BaseException | None) -> bool:

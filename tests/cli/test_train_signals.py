@@ -87,6 +87,21 @@ def test_sigterm_at_the_launcher_saves_and_the_run_goes_on(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout", [("--tensor-model-parallel-size", "2"), ("--use-distributed-optimizer",)]
+)
+def test_ctrl_c_ends_all_ranks_with_its_own_code(run, layout):
+    process, log = run(2, *layout)
+    wait_for(process, log, "iteration 3/100000")
+    time.sleep(3)  # the first beats
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    said = log.read_text()
+    assert "stopped by SIGINT" in said and "a rank was lost" not in said
+    assert "Warning" not in said and "Traceback" not in said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
 def test_a_lost_rank_ends_the_job_and_is_named(run, tmp_path, how):
     process, log = run(2)

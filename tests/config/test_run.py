@@ -17,6 +17,8 @@ from mindspeed_llm.errors import ConfigError
         ("CheckpointSettings", {"load": "x", "save": "y", "keep_last": 0}, "--keep-last is 0"),
         ("CheckpointSettings", {"load": "x", "save": "y", "save_interval": 3,
          "save_retain_interval": 4}, "4 is not a multiple of --save-interval 3"),
+        ("CheckpointSettings", {"load": "x", "save": "y", "save_retain_interval": 4},
+         "no effect without --save-interval"),
         ("LogSettings", {"profile_step_start": 3}, "--profile-step-start has no effect"),
         ("LogSettings", {"profile": True, "profile_step_end": 10}, "not above"),
         ("ControlSettings", {"heartbeat_timeout_seconds": 1.0}, "5 or more"),

@@ -97,6 +97,15 @@ def test_a_stopped_rank_is_named_and_ended(start, tmp_path):
     assert "was silent for 4 s" in whole and "Traceback" not in whole
 
 
+def test_an_interrupted_rank_takes_the_others_along_with_its_code(start, tmp_path):
+    first, second = start("long", 60)
+    wait_until_ready(tmp_path)
+    time.sleep(2.5)  # its first beat
+    second.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130 and second.wait(60) in (130, -signal.SIGINT)
+    assert "the job ends" not in said(tmp_path, 0)
+
+
 @pytest.mark.slow
 def test_an_error_of_one_rank_ends_the_others_and_speaks_for_itself(start, tmp_path):
     first, second = start("error", 60)
