@@ -4,7 +4,8 @@ Nothing is imported in order to be patched: modules that are there are patched a
 when they are imported. Each symbol is rebuilt from its pristine object (the replacement first, then
 the wraps by priority), so applying twice, or in another order, gives the same result.
 Not reached by any rebinding: default argument values, closures, partials, module specs that were
-built before, and base classes of existing subclasses; so the adaptor is best imported first.
+built before, what a patched decorator has decorated (jit_fuser), and base classes of existing
+subclasses; so the adaptor is best imported first.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Engine:
                 delattr(site.owner, site.name)
             else:
                 setattr(site.owner, site.name, site.original)
-                if _has_aliases(target, site.original):
+                if _is_own(site.current, self._own) or _has_aliases(target, site.original):
                     # later from-imports hold the new object, so scan again instead of a log
                     _rebind(site.current, site.original, sys.modules, self._own)
         for module, name, original, value in self._injected.values():
@@ -309,6 +310,11 @@ def _has_aliases(target: str, original: Any) -> bool:
     module, path = target.split(":")
     own = isinstance(original, (FunctionType, type)) and original.__module__ == module
     return own and "." not in path
+
+
+def _is_own(value: Any, own: set[str]) -> bool:
+    """Whether `value` is an adapter's function or class, which nobody else can hold rightfully."""
+    return isinstance(value, (FunctionType, type)) and value.__module__ in own
 
 
 def _below(package: str) -> Iterator[str]:

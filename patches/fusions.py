@@ -4,6 +4,7 @@ explains each."""
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,23 +19,19 @@ _rotation = functools.cache(kernel)
 def rotary(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Rotation by the kernel of the tensor's device; `mscale` stays outside cosine and sine."""
 
+    given = inspect.signature(original)
+
     @functools.wraps(original)
-    def turn(
-        t: torch.Tensor,
-        freqs: torch.Tensor,
-        rotary_interleaved: bool = False,
-        mla_rotary_interleaved: bool = False,
-        mscale: float = 1.0,
-        multi_latent_attention: bool | None = None,  # its name before 0.19
-    ) -> torch.Tensor:
+    def turn(t: torch.Tensor, freqs: torch.Tensor, *args: Any, **named: Any) -> torch.Tensor:
+        how = given.bind(t, freqs, *args, **named).arguments
+        interleaved = how.get("rotary_interleaved", False)
         rotate = _rotation("rotary", t.device.type, dtype=t.dtype, head_dim=freqs.shape[-1],
-                           interleaved=rotary_interleaved)  # fmt: skip
-        if (
-            mla_rotary_interleaved or multi_latent_attention
-        ):  # neighbours become halves first, as in the original
+                           interleaved=interleaved)  # fmt: skip
+        # Neighbours become halves first, as in the original; below 0.19 the first is unknown.
+        if how.get("mla_rotary_interleaved") or how.get("multi_latent_attention"):
             turning, rest = t[..., : freqs.shape[-1]], t[..., freqs.shape[-1] :]
             t = torch.cat((turning[..., 0::2], turning[..., 1::2], rest), dim=-1)
-        return rotate(t, freqs, interleaved=rotary_interleaved, scale=mscale)
+        return rotate(t, freqs, interleaved=interleaved, scale=how.get("mscale", 1.0))
 
     return turn
 

@@ -21,6 +21,25 @@ NORMS = [1.7995406571374468, 2.041580457878457, 1.6985004178266485]
 # Behind the training of the tiny model, whose `main` it keeps: a process of one rank.
 APPLY_AND_REVERT = """
 
+def on_paper(device):
+    # States of the register for a device that need not be here, but for the vendor's switch.
+    import importlib
+
+    from mindspeed_llm.patches.engine import Engine
+    from mindspeed_llm.patches.registry import REGISTER
+
+    other = Engine([p for p in REGISTER if p.kind != "switch"])
+    try:
+        other.apply(device)
+        for name in other.modules():
+            importlib.import_module(name)
+        return sorted({o.state for o in other.report().outcomes if device in o.patch.devices
+                       and not o.reason.startswith("not for megatron-core")
+                       and not o.reason.endswith("is not installed")})
+    finally:
+        other.revert()
+
+
 def patched_again():
     import importlib
     import sys
@@ -47,6 +66,10 @@ def patched_again():
     pristine, own = torch.nn.Module.cuda, "cuda" in vars(torch.Tensor)
     left = [n for n, m in list(sys.modules.items()) if n.startswith("megatron.")
             and vars(m).get("torch", torch) not in (torch, sys.modules.get(n + ".torch"))]
+    left += [f"{n}.{key}" for n, m in list(sys.modules.items()) if n.startswith("megatron.")
+             for key, held in list(vars(m).items()) if inspect.isfunction(held)
+             and held.__module__.startswith("mindspeed_llm.")]
+    elsewhere = {device: on_paper(device) for device in ("npu", "cuda")}
     engine.apply()
     again = {t: value(t) for t in patched}
     return {
@@ -56,7 +79,7 @@ def patched_again():
         "changed": sum(patched[t] is not reverted[t] for t in patched),
         "again": [t for t in again if again[t] is reverted[t] and patched[t] is not reverted[t]],
         "pristine": pristine.__module__, "torch": torch.nn.Module.cuda is not pristine,
-        "own": (own, "cuda" in vars(torch.Tensor)),
+        "own": (own, "cuda" in vars(torch.Tensor)), "elsewhere": elsewhere,
     }
 
 
@@ -124,6 +147,7 @@ def _check_patched(result):
     )
     assert result["pristine"] == "torch.nn.modules.module" and result["torch"]
     assert result["own"] == [False, True]
+    assert result["elsewhere"] == {"npu": ["applied"], "cuda": ["applied"]}
 
 
 def _check_trained(result, job):

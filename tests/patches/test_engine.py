@@ -195,6 +195,18 @@ def test_what_a_module_only_borrows_stays_elsewhere(start):
     assert load().borrowed is True and math.sqrt is sqrt
 
 
+def test_revert_finds_what_was_taken_of_a_borrowed_name_meanwhile(start):
+    engine = start(entry("borrowed", "triple"))
+    engine.apply("cpu")
+    one = load()
+    taker = types.ModuleType("patchme.taker")
+    taker.taken = one.borrowed  # as `from patchme.one import borrowed` in a later import
+    sys.modules["patchme.taker"] = taker
+    assert taker.taken is ADAPTERS.triple
+    engine.revert()
+    assert taker.taken is one.borrowed and one.borrowed is not ADAPTERS.triple
+
+
 def test_inject_into_modules_below_a_package_only(start):
     import math
 
