@@ -129,11 +129,12 @@ def _export(settings: Settings, model_dir: Path) -> Callable[[], None] | None:
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ConfigError(f"--save-hf {target}: is there already; choose another directory")
     # Late: it imports megatron-core, which must be patched first.
-    from mindspeed_llm.checkpoint.convert import check_hf_target, mcore_to_hf
+    from mindspeed_llm.checkpoint.convert import check_apart, check_hf_target, mcore_to_hf
     from mindspeed_llm.checkpoint.merge import merge_to_hf
     from mindspeed_llm.checkpoint.weights import locate
 
-    check_hf_target(model_dir, target)
+    check_hf_target(settings.checkpoint.load, target)
+    check_apart(save, target)
     check = checker(save, model_dir) if settings.checkpoint.verify else None
 
     def export() -> None:

@@ -120,6 +120,11 @@ def train(job: Job) -> int:
             sinks.append(records)
         control = Control(job.control, began=job.began, device=job.replica.device)
         stack.enter_context(control)
+        if job.start.iteration >= job.total:
+            display.say(
+                f"iteration {job.start.iteration} of {job.total} is reached already, and nothing "
+                "is left to train; --train-iters or --epochs say more"
+            )
         run = _Run(job, display, sinks, control)
         ending = run.to_the_end()
         if job.test and ending is None:

@@ -153,6 +153,23 @@ def test_a_tuned_model_is_exported_as_transformers_opens_it(command, tmp_path):
     done = finish(short, tmp_path)  # found before anything is trained
     assert done.returncode == 2 and f"--save-hf {target}: is there already" in done.stderr
     assert "iteration 1/2" not in done.stderr
+    inside = [*command(tmp_path / "other"), "--save-hf", str(tmp_path / "other" / "hf")]
+    done = finish(inside, tmp_path)
+    assert done.returncode == 2 and "choose a directory outside it" in done.stderr
+    assert "iteration 1/" not in done.stderr
+
+
+def test_a_checkpoint_that_is_tuned_on_is_exported_too(command, tmp_path):
+    first, target = tmp_path / "first", tmp_path / "hf"
+    assert finish([*command(first), "--train-iters", "2"], tmp_path).returncode == 0
+    more = ["--load", str(first), "--save-hf", str(target)]
+    done = finish(
+        [*command(tmp_path / "more"), "--train-iters", "2", "--finetune", *more], tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the same model: " in done.stdout and (target / "model.safetensors").is_file()
+    done = finish([*command(first), "--load", str(first), "--train-iters", "2"], tmp_path)
+    assert done.returncode == 0 and "iteration 2 of 2 is reached already" in done.stderr
 
 
 def test_a_missing_checkpoint_is_one_line_and_exit_code_2(command, tmp_path):
