@@ -32,9 +32,9 @@ MAX_DISTRACTORS = 16
 # Threads of one training dialogue; each is a distractor of the others. Families that are harder to
 # learn come more often. Some may come twice in one dialogue, each time of another thing; two
 # rules or two pairs of people would contradict each other.
-_THREADS = (3, 4)
-_TICKETS = (*FAMILIES, "fact", *["overwritten"] * 2, *["coreference", "instruction"] * 2, "marker",
-            *["refusal"] * 3)  # fmt: skip
+_THREADS = (2, 4)
+_TICKETS = (*FAMILIES, *["fact", "overwritten", "coreference"] * 2, "counting", "instruction",
+            "marker", *["refusal"] * 3)  # fmt: skip
 _REPEATED = ("fact", "overwritten", "counting", "refusal")
 # Acknowledgements that are trained, so that a statement is not taken for a question.
 _ACKNOWLEDGED = 0.25
@@ -106,8 +106,9 @@ class _Thread:
 class _Scene:
     """Draws the threads of one dialogue; nothing is told twice in it unless a family says so."""
 
-    def __init__(self, phrases: Phrases, rng: random.Random) -> None:
-        self.phrases, self.rng = phrases, rng
+    def __init__(self, phrases: Phrases, rng: random.Random, *, training: bool = False) -> None:
+        # What is trained is harder than what is tested, so that less of it teaches more.
+        self.phrases, self.rng, self.training = phrases, rng, training
         self.used: set[str] = set()
         self.kept: frozenset[str] = frozenset()
         self.values: list[str] = []
@@ -197,7 +198,7 @@ class _Scene:
         return Turn(user=self.form(self.phrases.ask, slot=slot), assistant=answer, probe=probe)
 
     def fact(self) -> _Thread:
-        if self.rng.random() < 0.35:
+        if self.rng.random() < (0.5 if self.training else 0.35):
             return self._reason()
         slot, kind = self.slot()
         value = self.value(kind)
@@ -228,13 +229,16 @@ class _Scene:
 
     def overwritten(self) -> _Thread:
         slot, kind = self.slot()
-        old, new = self.value(kind), self.value(kind)
+        # In training often twice: what counts is the last, not the second.
+        changes = self.rng.choice((1, 2, 2)) if self.training else 1
+        values = [self.value(kind) for _ in range(1 + changes)]
+        state, change = self.phrases.state, self.phrases.change
         tells = [
-            self.said(self.form(self.phrases.state, slot=slot, value=old)),
-            self.said(self.form(self.phrases.change, slot=slot, value=new)),
+            self.said(self.form(change if number else state, slot=slot, value=value))
+            for number, value in enumerate(values)
         ]
-        early = [self.ask(slot, old)] if self.rng.random() < 0.5 else []
-        asks = [self.ask(slot, new) for _ in range(3)]
+        early = [self.ask(slot, values[0])] if self.rng.random() < 0.5 else []
+        asks = [self.ask(slot, values[-1]) for _ in range(3)]
         return _Thread(tells, asks, lambda: self.other(kind), early=early)
 
     def _people(self) -> tuple[list[tuple[str, str]], tuple[str, str, str], list[Turn]]:
@@ -298,7 +302,7 @@ class _Scene:
 
     def _ask_count(self, name: str, items: Sequence[str]) -> Turn:
         count = str(len(items))
-        numbered = [f"{number} {item}" for number, item in enumerate(items, 1)]
+        numbered = [f"{number}. {item}" for number, item in enumerate(items, 1)]
         named = [text for some in (numbered, items) for text in self._named(some)]
         answers = [_capital(ANSWER_COUNT.format(items=text, count=count)) for text in named]
         probe = Probe(answers=(*answers, count, *(f"{text}: {count}" for text in named)),
@@ -331,9 +335,10 @@ class _Scene:
     def refusal(self) -> _Thread:
         slot, kind = self.slot()
         value = self.value(kind)
-        # Half of the time what is asked for in vain is of the same kind as what was told.
+        # Often what is asked for in vain is of the same kind as what was told.
+        alike = 0.8 if self.training else 0.5
         same = [s for s in self.phrases.slots[kind] if s not in self.used]
-        absent = self.draw(same) if same and self.rng.random() < 0.5 else self.slot()[0]
+        absent = self.draw(same) if same and self.rng.random() < alike else self.slot()[0]
         asks = [self.ask(slot, value), self._ask_unknown(absent)]
         self.rng.shuffle(asks)
         tell = self.said(self.form(self.phrases.state, slot=slot, value=value))
@@ -391,7 +396,7 @@ def _test(phrases: Phrases, rng: random.Random, family: str, distance: int, dist
 
 def _mixed(phrases: Phrases, rng: random.Random, families: Sequence[str]) -> Dialogue:
     """Threads of several families in one dialogue, each in its own order, with a few fillers."""
-    scene = _Scene(phrases, rng)
+    scene = _Scene(phrases, rng, training=True)
     queues: list[list[Turn]] = []
     for thread in [scene.thread(family) for family in families]:
         told = thread.early_after

@@ -319,7 +319,9 @@ TRAIN = Phrases(
         "baskets, wire, screws, drills, sandpaper, hoses, compost, bulbs, spades, boots, "
         "raincoats, belts, sunglasses, backpacks, swimsuits, chargers, headphones, notebooks, "
         "chalk, crayons, clay, wool, needles, buttons, zips, bandages, plasters, vitamins, "
-        "cough drops"
+        "cough drops, thread, yarn, cord, cable, cloth, felt, lace, cotton, leather, gravel, "
+        "cement, timber, plywood, varnish, wax, ink, oil, straw, hay, turf, cork, coal, "
+        "netting, elastic, tinsel"
     ),
     add=lines("""
         Add {item} to my {list}.

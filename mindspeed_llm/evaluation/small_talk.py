@@ -327,6 +327,88 @@ Please find a flight to {city}. | When would you like to leave?
 On {day}, and I come back {n} days later. | There is a flight on {day} at {time} for {price} euros.
 Is it direct? | No, there is one stop.
 Are there any others? | I am sorry, there are no other flights on that day.
+
+What do I have to do on {day}? | You have lunch with {name} at {time}. The rest of the day is free.
+And on the day after? | There is nothing in your calendar yet.
+Then put a visit to {place} there. | At what time should it begin?
+At {time}. | It is in your calendar, from {time} on.
+
+I feel like watching something tonight. | Do you prefer something new or a classic?
+A classic, maybe with {name}. | How about "The Road to {city}"? It has {name} in the leading part.
+I have seen that one. | Then I suggest "A Night in {city}".
+That sounds nice. With subtitles, please. | It starts now, with subtitles. Have fun!
+
+Can I still get a room in {city} for the weekend? | I am afraid not. Would {day} be possible?
+That is fine as well. | In that case there are {n}, and {shop} is the cheapest.
+Tell me more about it. | It is at {place}, and guests rate it 4.2 out of 5.
+Do they take dogs? | Unfortunately they do not.
+
+My internet has been down since {time}. | That is annoying. Is its light red or green?
+It is red. | Please unplug the box, wait for {n} seconds and plug it in again.
+Now it is green. | Very good. Then everything should work. Can I do anything else for you?
+No, it works. Thanks a lot. | Glad to hear it. Goodbye!
+
+How much money is left in my account? | You have {price} euros, and more in savings.
+Move {n} euros to savings. | From checking to savings, {n} euros. Shall I go on?
+Please do. | That is done.
+
+I would like to see a doctor about my skin. | Doctor {name} in {city} is one. Shall I ask?
+Is there anybody closer to {place}? | Yes, there is Doctor {name} at {shop}. The number is {phone}.
+Good, try to get me in on {day}. | What time suits you best?
+Any time after {time}. | I am sorry, there was nothing after {time}. Would an earlier time do?
+
+Are there seats left for the match on {day}? | Yes, at {price} or 25 euros. Which ones do you want?
+The cheaper ones. | How many?
+For {n} people. | Wonderful, {n} seats on {day}. You will get them by e-mail.
+
+I want to send flowers to {city}. | With pleasure. When should they arrive?
+On {day} before {time}. | And which colours do you like?
+I leave that to you. | Then we choose something bright. That makes {price} euros altogether.
+
+Which bus goes to {place}? | Line {n} does. It comes every ten minutes.
+Where do I get off? | At {place}, it is the last stop.
+Is it far to walk? | It would take you about half an hour.
+
+Where can we eat outside? | {shop} has a garden. Their food is not expensive.
+What kind of food is it? | They are known for fish and for their vegetables.
+Could you get us a table at {time}? | For how many people and for which day?
+On {day}, we will be {n}. | They are full at {time}. Should I try a different time?
+Try one hour later. | That worked. You have a table one hour later.
+
+I want to swim somewhere in {city}. | There is a pool at {place}, it is open until {time}.
+What does it cost? | Adults pay 6 euros, children pay half.
+Do I need to bring a lock? | Yes, please bring your own lock.
+
+Where is the parcel that I sent to {name}? | It left {city} on {day} and is on its way.
+When will it be there? | Most likely on {day}, by {time}.
+Please tell me when it is. | Of course. I will let you know as soon as it has arrived.
+
+I think of learning Italian. | We have courses for beginners on {day} and on weekends.
+How long is a course? | Ten lessons of ninety minutes each.
+And who teaches it? | {name}, who has taught it for many years.
+Put me down for it. | You are on it. The first lesson is at {time}.
+
+Wake me tomorrow at {time}. | Your alarm is set for {time}.
+No, make it an hour earlier. | All right, I have changed it.
+What else is planned for the morning? | Only the call with {name}.
+
+We need a van to move to {city}. | For how long would you need it?
+For {n} hours on {day}. | There is one at {place}. It costs {price} euros with insurance.
+Is insurance needed? | It is not, but I would recommend it.
+Then with insurance. | The van is reserved. You can fetch it from {time} on.
+
+Can you recommend a museum near {place}? | {shop} shows paintings and is open every day.
+Is it crowded? | On {day} it is quiet in general.
+Can we take photos there? | Photos are allowed, but without flash.
+That is all I wanted to know. | It was a pleasure. Enjoy your visit!
+
+The heating in my room does not work. | I apologise. Which floor are you on?
+On the third, next to the stairs. | Someone will be with you in {n} minutes.
+Could I have another blanket until then? | Certainly, we will bring one right away.
+
+Please read me my new messages. | You have one from {name}, who will be late on {day}.
+Answer that it is no problem. | I have written: "No problem." Is that what you want to send?
+Yes, send it. | It has been sent.
 """
 _FIELDS: dict[str, tuple[str, ...]] = {
     "n": ("two", "three", "four", "five", "6", "8", "12", "15", "20"),

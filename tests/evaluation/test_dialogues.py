@@ -125,6 +125,21 @@ def test_some_acknowledgements_are_trained_and_no_other_reply_without_a_probe() 
     assert not any(t.trained for t in others if t not in told)
 
 
+def test_values_change_twice_in_training_and_the_last_one_is_asked_for() -> None:
+    changes: collections.Counter[int] = collections.Counter()
+    for dialogue in training_set(60, 4):
+        for slot in (slot for some in TRAIN.slots.values() for slot in some):
+            named = [turn for turn in dialogue.turns if f"my {slot}" in turn.user.lower()]
+            tells = [turn for turn in named if turn.probe is None]
+            asked = named[-1].probe if named else None
+            if len(tells) < 2 or asked is None:
+                continue
+            changes[len(tells) - 1] += 1
+            assert any(mentions(tells[-1].user, value) for value in asked.expected)
+            assert not any(mentions(turn.user, asked.expected[0]) for turn in tells[:-1])
+    assert set(changes) == {1, 2} and changes[2] > changes[1]
+
+
 def test_training_asks_all_families_and_only_replies_to_probes_are_known() -> None:
     dialogues = training_set(60, 0)
     rules = collections.Counter(t.probe.rule for d in dialogues for t in d.turns if t.probe)
