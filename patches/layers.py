@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from mindspeed_llm.kernels.activation import gelu_tanh
 from mindspeed_llm.kernels.dispatch import fall_back
 from mindspeed_llm.kernels.table import fused
-from mindspeed_llm.models.norm import RMSNorm
 
 _kernel = functools.cache(fused)
 
@@ -28,6 +27,9 @@ def norm(original: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Mod
         refused = config.persist_layer_norm or config.memory_efficient_layer_norm
         if config.normalization != "RMSNorm" or refused:
             return original(cls, config, hidden_size, eps, *rest, **named)
+        # Late: this module is loaded while megatron-core imports its layers, our norm needs them.
+        from mindspeed_llm.models.norm import RMSNorm
+
         return RMSNorm(config, hidden_size, eps)
 
     return new

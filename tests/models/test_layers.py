@@ -13,6 +13,7 @@ def pieces(directory):
 
     import torch
     from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.inference import utils
     from megatron.core.inference.contexts import StaticInferenceContext
 
     from mindspeed_llm.config.parallel import ParallelConfig
@@ -41,6 +42,8 @@ def pieces(directory):
         out["a hidden token has no influence"] = torch.equal(*masked)
         out["masks do something"] = not torch.equal(masked[0], plain[:, 5:])
 
+        if hasattr(utils, "InferenceMode"):  # 0.18 and later ask it, not the context alone
+            utils.InferenceMode.set_active()
         context = StaticInferenceContext(2, 8)
         cached = gpt(ids[:, :8], positions[:, :8], None, inference_context=context,
                      runtime_gather_output=True)  # fmt: skip
