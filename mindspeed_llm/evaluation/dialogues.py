@@ -33,7 +33,7 @@ MAX_DISTRACTORS = 16
 # learn come more often. Some may come twice in one dialogue, each time of another thing; two
 # rules or two pairs of people would contradict each other.
 _THREADS = (2, 4)
-_TICKETS = (*FAMILIES, *["fact", "overwritten", "coreference"] * 2, "overwritten", "counting",
+_TICKETS = (*FAMILIES, *["fact", "overwritten", "coreference"] * 2, "counting", "instruction",
             "marker", *["refusal"] * 3)  # fmt: skip
 _REPEATED = ("fact", "overwritten", "counting", "refusal")
 # Acknowledgements that are trained, so that a statement is not taken for a question.
