@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 from mindspeed_llm.kernels.activation import gelu_tanh
 from mindspeed_llm.kernels.dispatch import fall_back
-from mindspeed_llm.kernels.table import fused
+from mindspeed_llm.kernels.table import fused, kernel
 
 _kernel = functools.cache(fused)
+_exact = functools.cache(kernel)
 
 
 def norm(original: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:
@@ -36,7 +37,8 @@ def norm(original: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Mod
 
 
 def gated_mlp(original: Callable[..., Any]) -> Callable[..., Any]:
-    """MLP.forward whose gate and up projection meet in one kernel, experts' with their weight."""
+    """MLP.forward whose gate and up projection meet in one kernel, experts' with their weight; an
+    MLP without a gate gets the exact GELU on an NPU, where F.gelu is not."""
 
     @functools.wraps(original)
     def forward(
@@ -44,17 +46,23 @@ def gated_mlp(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         device, dtype = hidden_states.device.type, hidden_states.dtype
         op = gate(self.config)
-        kernel = None if op is None else _kernel(op, device, dtype=dtype)
-        biased = getattr(self.linear_fc2, "bias", None) is not None
-        if kernel is None or (per_token_scale is not None and biased):
-            if op is None and device == "npu" and self.config.gated_linear_unit:
+        product = None if op is None else _kernel(op, device, dtype=dtype)
+        if product is None:
+            if device == "npu" and self.config.gated_linear_unit:
                 fall_back(f"a gated MLP of {self.config.activation_func} is megatron-core's own")
+            elif device == "npu" and self.activation_func is F.gelu:
+                # It would be tanh there. bias_activation_fusion, which is, does not come by it.
+                self.activation_func = _exact("gelu_erf", device, dtype=dtype)
             return original(self, hidden_states, per_token_scale, **named)
         both, bias = self.linear_fc1(hidden_states)
-        middle = kernel(both if bias is None else both + bias)
+        middle = product(both if bias is None else both + bias)
         if per_token_scale is not None:
             middle = (middle * per_token_scale.unsqueeze(-1)).to(middle.dtype)
-        return self.linear_fc2(middle)
+        output, output_bias = self.linear_fc2(middle)
+        if per_token_scale is not None and output_bias is not None:  # an expert adds its own
+            output = output + output_bias * per_token_scale.unsqueeze(-1)
+            output_bias = None
+        return output, output_bias
 
     return forward
 

@@ -393,7 +393,8 @@ _PLAIN_MODELS = (
         adapter=f"{_LAYERS}:gated_mlp",
         kind="wrap",
         why="SwiGLU and GeGLU are written out, or compiled for CUDA. With this they are the "
-        "device's fused kernel where it has one, in experts too (SequentialMLP makes MLPs).",
+        "device's fused kernel where it has one, in experts too (SequentialMLP makes MLPs). On an "
+        "NPU F.gelu computes tanh whatever it is told: an MLP without a gate gets the exact one.",
         upstream="none: a vendor's operator; MLPSubmodules has a place for an activation with "
         "Transformer Engine only",
         remove_when="MLP takes its activation from a specification without Transformer Engine",

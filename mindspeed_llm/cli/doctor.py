@@ -16,7 +16,7 @@ from typing import Any
 from mindspeed_llm import __version__
 from mindspeed_llm.cli.packages import Package, look, mend, numbers
 from mindspeed_llm.config.flags import parse, setting
-from mindspeed_llm.errors import DeviceError, UserError
+from mindspeed_llm.errors import DeviceError, KernelError, UserError
 from mindspeed_llm.patches.versions import SUPPORTED, matches, mcore_version
 
 PYTHON = ">=3.10"
@@ -48,8 +48,8 @@ OPTIONAL: dict[str, tuple[str, str]] = {
 IMPORTED = {"megatron.core": ("transformer_engine", "apex", "flash_attn"),
             "transformers": ("torchvision", "flash_attn")}  # fmt: skip
 ENVIRONMENT = ("DEVICE", "CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "ASCEND_HOME_PATH",
-               "MINDSPEED_LLM_WITHOUT_KERNELS", "OMP_NUM_THREADS", "PYTHONPATH", "RANK",
-               "WORLD_SIZE", "MASTER_ADDR")  # fmt: skip
+               "MINDSPEED_LLM_WITHOUT_KERNELS", "MINDSPEED_LLM_REQUIRE_FUSED",
+               "OMP_NUM_THREADS", "PYTHONPATH", "RANK", "WORLD_SIZE", "MASTER_ADDR")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Findings:
 
     about: dict[str, str]
     packages: list[dict[str, Any]]
-    kernels: list[dict[str, str]]
+    kernels: list[dict[str, Any]]
     patches: dict[str, int]
     problems: list[str]
     remarks: list[str]
@@ -205,6 +205,8 @@ def _kernels(found: Findings) -> None:
         found.kernels.extend(rows(detect().kind))
     except DeviceError:
         return  # said by _device
+    except KernelError as err:
+        found.problems.append(str(err))
 
 
 def _patches(found: Findings) -> None:

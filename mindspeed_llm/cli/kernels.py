@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def rows(device: str) -> list[dict[str, str]]:
+def rows(device: str) -> list[dict[str, Any]]:
     """The kernels that a model's modules would take on `device`, both dtypes where they differ."""
     import torch
 
@@ -24,15 +24,17 @@ def rows(device: str) -> list[dict[str, str]]:
             found.append({
                 "op": f"{name} {dtype}".rstrip(), "kernel": choice.candidate.kernel,
                 "in": choice.candidate.place, "why": choice.why,
+                "fall_back": choice.is_fall_back,
             })  # fmt: skip
     return found
 
 
-def table(found: list[dict[str, str]], title: str | None = None) -> Table:
+def table(found: list[dict[str, Any]], title: str | None = None) -> Table:
     """The same for the terminal."""
     from rich.table import Table
 
     shown = Table("op", "kernel", "why", title=title)
     for row in found:
-        shown.add_row(row["op"], row["kernel"], row["why"])
+        kernel = row["kernel"] + (" (fall-back)" if row["fall_back"] else "")
+        shown.add_row(row["op"], kernel, row["why"])
     return shown

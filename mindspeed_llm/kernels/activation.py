@@ -19,6 +19,11 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def gelu_erf(x: torch.Tensor) -> torch.Tensor:
+    """The exact GELU (Hendrycks and Gimpel 2016). Not on an NPU: F.gelu computes tanh there."""
+    return F.gelu(x)
+
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,

@@ -60,8 +60,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        # float32 whatever the weight is: it sums over chunks.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        grad_weight, single = None, 0 < len(hidden) <= rows
+        if needs_weight and not single:  # float32 whatever the weight is: it sums over chunks
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(hidden), rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows] - first
             logits = torch.matmul(part, weight.t()).float()
@@ -70,7 +71,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             logits[:, real:] = -math.inf
             loss, chances = softmax(logits, wanted, group, keep=softcap is not None)
             total += loss
-            if grad_hidden is None and grad_weight is None:
+            if not needs_hidden and not needs_weight:
                 continue
             if softcap is not None:  # d c tanh(x / c) / dx = 1 - tanh(x / c) ** 2
                 slope = logits.div_(softcap).square_().neg_().add_(1.0)
@@ -79,7 +80,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
             gradient = chances.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.matmul(gradient, weight, out=grad_hidden[start : start + rows])
-            if grad_weight is not None and grad_weight.dtype == part.dtype:
+            if needs_weight and single:
+                grad_weight = torch.matmul(gradient.t(), part)
+            elif grad_weight is not None and grad_weight.dtype == part.dtype:
                 grad_weight.addmm_(gradient.t(), part)
             elif grad_weight is not None:
                 grad_weight += torch.matmul(gradient.t(), part)

@@ -154,9 +154,9 @@ def fall_back(text: str) -> None:
     """Say, once a process, what does not run fused.
 
     Raises:
-        KernelError: `require_fused` holds, or the environment's REQUIRE is set.
+        KernelError: `require_fused` holds, or the environment's REQUIRE is 1, or neither 1 nor 0.
     """
-    if _policy.strict or os.environ.get(REQUIRE, "0") != "0":
+    if _policy.strict or _required():
         name = "--require-fused" if _policy.strict else REQUIRE
         raise KernelError(f"{name}: {text}; install or update what is missing, or drop it")
     if text not in _policy.said:
@@ -164,6 +164,29 @@ def fall_back(text: str) -> None:
         _log.warning("%s", text)
 
 
+def check_without(known: Sequence[str]) -> None:
+    """Refuse names in the environment's WITHOUT that pass nothing over.
+
+    Raises:
+        KernelError: a name is none of `known`.
+    """
+    for name in sorted(_without() - set(known)):
+        raise KernelError(
+            f"{WITHOUT} names {name!r}, which is no kernel that can be passed over; expected, "
+            f"separated by commas: {', '.join(known)}"
+        )
+
+
+def _without() -> set[str]:
+    return {name.strip() for name in os.environ.get(WITHOUT, "").split(",")} - {""}
+
+
+def _required() -> bool:
+    value = os.environ.get(REQUIRE, "").strip()
+    if value not in ("", "0", "1"):
+        raise KernelError(f"{REQUIRE} is {value!r}; expected 1 (a fall-back is an error) or 0")
+    return value == "1"
+
+
 def _excluded(candidate: Candidate) -> str | None:
-    names = {name.strip() for name in os.environ.get(WITHOUT, "").split(",")}
-    return f"{WITHOUT} names it" if candidate.kernel in names else None
+    return f"{WITHOUT} names it" if candidate.kernel in _without() else None

@@ -103,8 +103,18 @@ def _geglu(x: torch.Tensor, approximate: int) -> torch.Tensor:
 def geglu_erf_written_out(x: torch.Tensor) -> torch.Tensor:
     """`activation.geglu_erf` without F.gelu, which computes tanh on an NPU whatever it is told."""
     gate, up = x.chunk(2, dim=-1)
-    wide = gate.float()
-    return (wide * 0.5 * (1.0 + torch.erf(wide * math.sqrt(0.5)))).to(x.dtype) * up
+    return gelu_erf_written_out(gate) * up
+
+
+def gelu_erf(x: torch.Tensor) -> torch.Tensor:
+    """`activation.gelu_erf` by npu_gelu, which, unlike F.gelu on an NPU, does what it is told."""
+    return torch.ops.npu.npu_gelu(x, approximate="none")
+
+
+def gelu_erf_written_out(x: torch.Tensor) -> torch.Tensor:
+    """`activation.gelu_erf` in single operators, computed in float32."""
+    wide = x.float()
+    return (wide * 0.5 * (1.0 + torch.erf(wide * math.sqrt(0.5)))).to(x.dtype)
 
 
 def attention(

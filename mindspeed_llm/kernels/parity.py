@@ -134,6 +134,7 @@ CHECKS: tuple[Check, ...] = (
     _gated("swiglu"),
     _gated("geglu_tanh"),
     _gated("geglu_erf"),
+    _gated("gelu_erf"),
     _dense("causal"),
     _dense("sliding window", window=5),
     _dense("soft-capped", softcap=2.0),

@@ -6,6 +6,7 @@ Sources of the operators' conditions: op-plugin's documents and kernels, quoted 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -103,6 +104,10 @@ def _whole(need: Need) -> str | None:
     return "the vocabulary is split over ranks" if need.split else None
 
 
+def _split(need: Need) -> str | None:
+    return None if need.split else "the vocabulary is whole"
+
+
 def _corrected(need: Need) -> str | None:
     return None if need.bias_correction else "it always corrects the bias of the means"
 
@@ -111,6 +116,10 @@ _SDPA = Candidate(
     "scaled_dot_product_attention", "attention:attention",
     "torch's own fused kernels", fits=_uncapped,
 )  # fmt: skip
+# An NPU has a fused kernel of its own for what torch's does: there it is a fall-back.
+_SDPA_NPU = dataclasses.replace(
+    _SDPA, why="torch's own, which repeats keys and may write scores out", fused=False
+)
 _EXACT = Candidate(
     "soft-capped blocks", "attention:attention",
     "exact, a block of queries at a time, scores computed again for the gradient", fused=False,
@@ -122,7 +131,12 @@ _SDPA_PACKED = Candidate(
 _EXACT_PACKED = Candidate(
     "soft-capped blocks a sequence", "attention:packed_attention", _EXACT.why, fused=False
 )
+_SDPA_PACKED_NPU = dataclasses.replace(
+    _SDPA_PACKED, why=_SDPA_NPU.why + ", sequence by sequence", fused=False
+)
 _ADAMW = Candidate("_fused_adamw_", "optimizer:fused_update", "ATen's fused step", fits=_corrected)
+_LOSS = Candidate("plain torch", "cross_entropy:softmax_loss",
+                  "exact over a split vocabulary, a chunk of logits at a time")  # fmt: skip
 _FUSION = "one fused call, forward and backward"
 _ASKED = ("dropout_p", "softmax_scale", "causal", "window_size", "softcap")  # of flash-attn
 _FLASH_NPU = ("flash_attn_npu has the soft cap that CANN's own operators lack",
@@ -132,6 +146,8 @@ _FLASH = ("flash-attn, soft cap and window inside",
           package("flash_attn", "flash_attn:flash_attn_func", *_ASKED), _flash)  # fmt: skip
 _FLEX = "compiled FlexAttention, soft cap and window inside"
 _SAME = "the same on every device"
+_ROWS_OF_NPU = ("atten_mask", "scale", "keep_prob", "pre_tockens", "next_tockens", "sparse_mode")
+_NPU_ATTENTION = operator("npu_fusion_attention", *_ROWS_OF_NPU)
 _LIGER_NORM = package("liger_kernel", "liger_kernel.ops.rms_norm:LigerRMSNormFunction",
                       "eps", "offset", "casting_mode", "in_place")  # fmt: skip
 _LIGER_SWIGLU = package("liger_kernel", "liger_kernel.ops.swiglu:LigerSiLUMulFunction")
@@ -174,11 +190,21 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
         ),
         "plain": (Candidate("plain torch", "activation:geglu_erf", _SAME, fused=False),),
     },
+    "gelu_erf": {
+        "npu": (
+            Candidate("npu_gelu", "npu:gelu_erf", _FUSION, operator("npu_gelu", "approximate")),
+            Candidate("erf written out", "npu:gelu_erf_written_out",
+                      "F.gelu computes tanh on an NPU", fused=False),
+        ),
+        "plain": (Candidate("torch's gelu", "activation:gelu_erf", "one kernel of torch"),),
+    },
     "attention": {
         "npu": (
             Candidate("npu_fusion_attention", "npu:attention", _FUSION + ", keys not repeated",
-                      operator("npu_fusion_attention"), _npu_attention),
+                      _NPU_ATTENTION, _npu_attention),
             Candidate("flash_attn_npu", "flash:attention", *_FLASH_NPU),
+            _SDPA_NPU,
+            _EXACT,
         ),
         "cuda": (
             Candidate("flash_attn", "flash:attention", *_FLASH),
@@ -191,8 +217,11 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
         "npu": (
             Candidate("npu_fusion_attention TND", "npu:packed_attention",
                       "one fused call for all sequences, keys not repeated",
-                      operator("npu_fusion_attention"), _npu_attention),
+                      operator("npu_fusion_attention", *_ROWS_OF_NPU, "actual_seq_qlen",
+                               "actual_seq_kvlen"), _npu_attention),
             Candidate("flash_attn_npu", "flash:packed_attention", *_FLASH_NPU),
+            _SDPA_PACKED_NPU,
+            _EXACT_PACKED,
         ),
         "cuda": (
             Candidate("flash_attn", "flash:packed_attention", *_FLASH),
@@ -205,18 +234,23 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
         "npu": (
             Candidate("npu_fused_infer_attention_score", "npu:decode_attention",
                       "one fused call, keys not repeated",
-                      operator("npu_fused_infer_attention_score"), _npu_decode),
-            Candidate("npu_fusion_attention", "npu:attention", "the same in float32",
-                      operator("npu_fusion_attention"), _npu_attention),
+                      operator("npu_fused_infer_attention_score", "num_key_value_heads",
+                               "atten_mask", "pre_tokens", "next_tokens", "sparse_mode"),
+                      _npu_decode),
+            Candidate("npu_fusion_attention", "npu:attention", "fused, in float32 too",
+                      _NPU_ATTENTION, _npu_attention),
+            _SDPA_NPU,
+            _EXACT,
         ),
         "plain": (_SDPA, _EXACT),
     },
     "cross_entropy": {
         "npu": (Candidate("npu_cross_entropy_loss", "npu:softmax_loss",
-                          "one fused call a chunk of logits", operator("npu_cross_entropy_loss"),
-                          _whole),),
-        "plain": (Candidate("plain torch", "cross_entropy:softmax_loss",
-                            "exact over a split vocabulary, a chunk of logits at a time"),),
+                          "one fused call a chunk of logits",
+                          operator("npu_cross_entropy_loss", "reduction"), _whole),
+                dataclasses.replace(_LOSS, fits=_split),
+                dataclasses.replace(_LOSS, fused=False)),
+        "plain": (_LOSS,),
     },
     "adamw": {
         "npu": (_ADAMW,),
@@ -238,6 +272,7 @@ SHOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("SwiGLU", "swiglu", {}),
     ("GeGLU (tanh)", "geglu_tanh", {}),
     ("GeGLU (erf)", "geglu_erf", {}),
+    ("GELU (erf)", "gelu_erf", {}),
     ("attention", "attention", {}),
     ("attention, sliding window", "attention", {"window": 4096}),
     ("attention, soft cap", "attention", {"softcap": 50.0}),
@@ -260,13 +295,28 @@ def candidates(op: str, device: str) -> tuple[Candidate, ...]:
     return own + tuple(one for one in row["plain"] if one not in own)
 
 
+def excludable() -> tuple[str, ...]:
+    """Names that dispatch.WITHOUT may have: of kernels in whose place another one can stand."""
+    names: set[str] = set()
+    for op, row in _ROWS.items():
+        for device in row:
+            *ones, last = candidates(op, device)
+            names |= {one.kernel for one in ones if one.place != last.place}
+    return tuple(sorted(names))
+
+
+def _chosen(op: str, device: str, need: dict[str, Any]) -> Choice:
+    dispatch.check_without(excludable())
+    return dispatch.choose(op, device, Need(**need), candidates(op, device))
+
+
 def kernel(op: str, device: str, **need: Any) -> Callable[..., Any]:
     """The kernel of `op`; `need` is what `Need` says. A fall-back is a warning or an error.
 
     Raises:
         KernelError: see `dispatch.choose`.
     """
-    return dispatch.choose(op, device, Need(**need), candidates(op, device)).call
+    return _chosen(op, device, need).call
 
 
 def fused(op: str, device: str, **need: Any) -> Callable[..., Any] | None:
@@ -275,7 +325,7 @@ def fused(op: str, device: str, **need: Any) -> Callable[..., Any] | None:
     Raises:
         KernelError: see `dispatch.choose`.
     """
-    choice = dispatch.choose(op, device, Need(**need), candidates(op, device))
+    choice = _chosen(op, device, need)
     return choice.call if choice.candidate.fused else None
 
 
@@ -286,7 +336,12 @@ def operations() -> tuple[str, ...]:
 
 
 def overview(device: str, dtype: torch.dtype) -> list[tuple[str, Choice]]:
-    """(name, choice) of everything that is shown, for `device` and `dtype`; nothing is refused."""
+    """(name, choice) of all that is shown, for `device` and `dtype`; no fall-back is refused.
+
+    Raises:
+        KernelError: see `dispatch.check_without`.
+    """
+    dispatch.check_without(excludable())
     return [
         (name, dispatch.look(op, device, Need(dtype=dtype, **need), candidates(op, device)))
         for name, op, need in SHOWN

@@ -27,6 +27,16 @@ def test_dtypes_are_shown_apart_where_their_kernels_differ(monkeypatch):
     assert found["attention fp32"] == "scaled_dot_product_attention"
 
 
+def test_a_fall_back_is_called_one(capsys):
+    """Without torch_npu every operator of an NPU is missing."""
+    rows = kernels.rows("npu")
+    assert {row["op"] for row in rows if row["fall_back"]} >= {"RMSNorm", "attention", "SwiGLU"}
+    assert not any(row["fall_back"] for row in kernels.rows("cpu"))
+    Console(width=300).print(kernels.table(rows))
+    line = next(line for line in capsys.readouterr().out.splitlines() if " SwiGLU " in line)
+    assert "plain torch (fall-back)" in line and "has no operator npu_swiglu" in line
+
+
 def test_the_table_can_be_printed(capsys):
     Console(width=200).print(kernels.table(kernels.rows("cpu"), "Kernels on cpu"))
     shown = capsys.readouterr().out

@@ -71,6 +71,26 @@ def test_the_environment_demands_it_of_programs_that_are_not_ours(monkeypatch):
         dispatch.choose("op", "npu", Need(), (ABSENT, PLAIN))
 
 
+@pytest.mark.parametrize("value", ["", "0"])
+def test_the_environment_can_also_not_demand_it(value, monkeypatch):
+    monkeypatch.setenv(dispatch.REQUIRE, value)
+    assert dispatch.choose("op", "npu", Need(), (ABSENT, PLAIN)).candidate is PLAIN
+
+
+def test_another_word_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv(dispatch.REQUIRE, "no")
+    with pytest.raises(KernelError, match=f"{dispatch.REQUIRE} is 'no'; expected 1"):
+        dispatch.choose("op", "npu", Need(), (ABSENT, PLAIN))
+
+
+def test_a_name_that_passes_nothing_over_is_refused(monkeypatch):
+    monkeypatch.setenv(dispatch.WITHOUT, "quick, qiuck")
+    with pytest.raises(KernelError, match="names 'qiuck', which is no kernel .*: quick, other"):
+        dispatch.check_without(("quick", "other"))
+    monkeypatch.setenv(dispatch.WITHOUT, "quick,")
+    dispatch.check_without(("quick", "other"))
+
+
 def test_kernels_can_be_passed_over_by_name(monkeypatch):
     monkeypatch.setenv(dispatch.WITHOUT, "other, quick")
     choice = dispatch.look("op", "npu", Need(), (QUICK, PLAIN))

@@ -34,6 +34,7 @@ def test_erf_is_written_out_where_gelu_would_be_tanh():
     gate, up = x.chunk(2, -1)
     exact = F.gelu(gate) * up
     torch.testing.assert_close(npu.geglu_erf_written_out(x), exact, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(npu.gelu_erf_written_out(gate), F.gelu(gate), atol=1e-6, rtol=1e-6)
     assert not torch.allclose(F.gelu(gate, approximate="tanh") * up, exact, atol=1e-6)
 
 

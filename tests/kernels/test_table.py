@@ -5,7 +5,8 @@ import inspect
 import pytest
 import torch
 
-from mindspeed_llm.kernels import table
+from mindspeed_llm.errors import KernelError
+from mindspeed_llm.kernels import dispatch, table
 from mindspeed_llm.kernels.dispatch import Need
 from mindspeed_llm.kernels.table import candidates, kernel, operations, overview
 
@@ -54,7 +55,7 @@ def test_what_an_npu_takes():
     assert decode not in names("decode_attention", "npu", dtype=BF16, head_dim=72)
     assert names("attention", "npu", softcap=5.0, dtype=BF16)[0] == "flash_attn_npu"
     assert names("attention", "npu", softcap=5.0, dtype=BF16, dropout=0.1) == ["soft-capped blocks"]
-    assert names("cross_entropy", "npu", split=True) == ["plain torch"]
+    assert set(names("cross_entropy", "npu", split=True)) == {"plain torch"}
     assert "npu_rotary_mul" not in names("rotary", "npu", head_dim=896)
 
 
@@ -99,3 +100,37 @@ def test_kernel_answers_with_the_function():
 def test_fused_answers_with_nothing_where_the_plain_kernel_would_run():
     assert table.fused("swiglu", "cpu") is None
     assert table.fused("attention", "cpu") is kernel("attention", "cpu")
+
+
+@pytest.mark.parametrize("op", ["attention", "packed_attention", "decode_attention"])
+def test_torchs_attention_is_a_fall_back_on_an_npu(op):
+    """It is there only where torch_npu lacks the operator, as it does in this environment."""
+    choice = dispatch.look(op, "npu", Need(dtype=BF16), candidates(op, "npu"))
+    assert choice.candidate.kernel.startswith("scaled_dot_product_attention")
+    assert choice.is_fall_back and "no operator npu_fusion_attention" in choice.why
+    with pytest.raises(KernelError, match=f"{op} on npu runs as scaled_dot_product_attention"):
+        dispatch.require_fused(True)
+        try:
+            kernel(op, "npu", dtype=BF16)
+        finally:
+            dispatch.require_fused(False)
+    assert not dispatch.look(op, "cpu", Need(), candidates(op, "cpu")).is_fall_back
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_plain_loss_is_a_fall_back_where_the_vocabulary_is_whole(split):
+    need = Need(split=split)
+    choice = dispatch.look("cross_entropy", "npu", need, candidates("cross_entropy", "npu"))
+    assert choice.candidate.kernel == "plain torch" and choice.is_fall_back is not split
+
+
+@pytest.mark.parametrize("name", ["npu_rmsnorm", "plain torch", "scaled_dot_product_attention"])
+def test_names_that_would_change_nothing_are_refused(name, monkeypatch):
+    """The last two run whatever is named: nothing else could."""
+    monkeypatch.setenv(dispatch.WITHOUT, name)
+    for ask in (lambda: kernel("rms_norm", "cpu"), lambda: overview("cpu", BF16)):
+        with pytest.raises(KernelError, match=f"names '{name}'.*npu_rms_norm"):
+            ask()
+    monkeypatch.setenv(dispatch.WITHOUT, "npu_rms_norm,_fused_adamw_")
+    choice = dispatch.look("adamw", "cpu", Need(), candidates("adamw", "cpu"))
+    assert kernel("adamw", "cpu") is choice.call and choice.candidate.kernel == "torch._foreach"

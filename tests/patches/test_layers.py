@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from mindspeed_llm.patches import layers
 
 NEW = WrappedTorchNorm.__new__
 FORWARD = MLP.forward
+EXPERTS_HAVE_BIASES = "output_bias = None" in inspect.getsource(FORWARD)
 
 
 def config(**changes):
@@ -94,6 +96,7 @@ class Straight(torch.nn.Module):
 class Stub:
     def __init__(self, config, bias=None):
         self.config, self.linear_fc1, self.linear_fc2 = config, Straight(bias), Straight()
+        self.activation_func = config.activation_func
 
 
 @pytest.fixture
@@ -128,6 +131,36 @@ def test_an_experts_product_is_weighted(dtype):
     expected = weighted_bias_swiglu_impl(x, None, weights.unsqueeze(-1))
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("plain_is_fused")
+@pytest.mark.skipif(
+    not EXPERTS_HAVE_BIASES, reason="megatron-core below 0.15 asserts there is none"
+)
+def test_an_experts_bias_is_weighted_too():
+    torch.manual_seed(0)
+    x, weights = torch.randn(5, 24), torch.rand(5)
+    results = []
+    for forward in (layers.gated_mlp(FORWARD), FORWARD):
+        expert = Stub(config())
+        expert.linear_fc2.given = torch.arange(12.0)
+        results.append(forward(expert, x, weights))
+    (found, rest), (expected, nothing) = results
+    assert rest is nothing is None
+    torch.testing.assert_close(found, expected.reshape(found.shape))
+
+
+def test_without_a_gate_gelu_is_exact_on_an_npu_and_left_alone_elsewhere(monkeypatch):
+    asked, exact = [], object()
+    monkeypatch.setattr(layers, "_exact", lambda *args, **need: asked.append(args) or exact)
+    forward = layers.gated_mlp(lambda self, *args, **named: self.activation_func)
+    plain = {"gated_linear_unit": False}
+    for kind, function, used in (("npu", F.gelu, exact), ("npu", F.relu, F.relu),
+                                 ("cuda", F.gelu, F.gelu)):  # fmt: skip
+        x = type("There", (), {"device": type("D", (), {"type": kind}), "dtype": torch.float32})()
+        mlp = Stub(config(activation_func=function, **plain))
+        assert forward(mlp, x) is used
+    assert asked == [("gelu_erf", "npu")]
 
 
 def test_without_a_fused_kernel_the_original_runs(monkeypatch):
