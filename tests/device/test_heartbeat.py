@@ -54,7 +54,9 @@ def start(tmp_path):
             log = (tmp_path / f"{rank}.log").open("wb")
             started.append(subprocess.Popen(
                 [sys.executable, "-W", "ignore", str(script), what, str(limit)],
-                env=env, stdout=log, stderr=subprocess.STDOUT))  # fmt: skip
+                env=env, stdout=log, stderr=subprocess.STDOUT,
+                # A shell starts what it puts into the background with SIGINT ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))  # fmt: skip
         return started
 
     yield run
