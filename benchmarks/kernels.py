@@ -259,7 +259,8 @@ def least(run: Callable[[], Any], now: Callable[[], float], repeats: int) -> flo
 
 def speeds(device: torch.device, dtype: torch.dtype, now: Callable[[], float]) -> tuple[float, ...]:
     """(bytes of a copy, multiply-adds of a product of matrices) a second."""
-    large = torch.randn(1 << 24, device=device, dtype=dtype)
+    # As many bytes in every dtype, more than a cache holds.
+    large = torch.randn((1 << 27) // dtype.itemsize, device=device, dtype=dtype)
     copy = torch.empty_like(large)
     side = 1024 if device.type == "cpu" else 8192
     matrix = torch.randn(side, side, device=device, dtype=dtype)
