@@ -108,6 +108,14 @@ def gated(name: str, op: str, function: Callable[..., torch.Tensor], tokens: int
                 8 * tokens * FFN)  # fmt: skip
 
 
+def linear(tokens: int, width: int, out: int) -> Case:
+    """A layer's product, and its two gradients."""
+    moved = 3 * (tokens * width + tokens * out + width * out)
+    return Case(f"linear, {width} -> {out}", "linear", {}, ((tokens, 1, width), (out, width)),
+                lambda kernel, x, w: kernel(x, w), F.linear, moved,
+                3 * tokens * width * out)  # fmt: skip
+
+
 def hidden_keys(tokens: int, keys: int, window: int | None, starts: int) -> torch.Tensor:
     """Boolean [tokens, keys], True where a query must not look."""
     at, key = torch.arange(keys - tokens, keys)[:, None], torch.arange(keys)[None]
@@ -218,6 +226,8 @@ def cases(tokens: int) -> list[Case]:
         gated("SwiGLU", "swiglu", F.silu, tokens),
         gated("GeGLU, tanh", "geglu_tanh", lambda x: F.gelu(x, approximate="tanh"), tokens),
         gated("GeGLU, erf", "geglu_erf", F.gelu, tokens),
+        linear(tokens, HIDDEN, 2 * FFN),
+        linear(tokens, FFN, HIDDEN),
         attention("attention", tokens, tokens),
         attention(f"attention, window {WINDOW}", tokens, tokens, window=WINDOW),
         attention("attention, soft cap", tokens, tokens, softcap=CAP),

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 
 from mindspeed_llm.kernels.grad_norm import l2_norm
-from mindspeed_llm.kernels.table import kernel
+from mindspeed_llm.kernels.table import fused, kernel
 
 _rotation = functools.cache(kernel)
+_fused = functools.cache(fused)
 
 
 def rotary(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -34,6 +36,30 @@ def rotary(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
         return rotate(t, freqs, interleaved=interleaved, scale=how.get("mscale", 1.0))
 
     return turn
+
+
+def linear(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A linear layer's function by the kernel of the tensor's device, where one is fused; what
+    gathers a sequence's parts, and what adds to a gradient in place, stays."""
+
+    given = inspect.signature(original)
+
+    @functools.wraps(original)
+    def multiply(*args: Any, **named: Any) -> torch.Tensor:
+        how = given.bind(*args, **named).arguments
+        x, weight, bias = how["input"], how["weight"], how["bias"]
+        product = _fused("linear", x.device.type, dtype=x.dtype)
+        others = (how["gradient_accumulation_fusion"], how["sequence_parallel"],
+                  how.get("grad_output_buffer") is not None, x.dtype != weight.dtype)  # fmt: skip
+        if product is None or any(others):
+            return original(*args, **named)
+        group = None
+        if how["allreduce_dgrad"]:
+            group = how.get("tp_group") or parallel_state.get_tensor_model_parallel_group()
+        output = product(x, weight, group)
+        return output if bias is None else output + bias
+
+    return multiply
 
 
 def gradient_norm(original: Callable[..., Any]) -> Callable[..., Any]:

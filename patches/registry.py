@@ -338,7 +338,34 @@ _DEFECTS = (
     ),
 )
 
+_LINEAR = "linear_with_grad_accumulation_and_async_allreduce"
 _KERNELS = (
+    *(
+        Patch(
+            target=f"megatron.core.tensor_parallel.layers:{function}",
+            adapter=f"{_FUSIONS}:linear",
+            kind="wrap",
+            why="Multiplies with torch.matmul, that is in float32 with MKL, which takes AVX2 "
+            "kernels on processors with AVX-512 that are not Intel's; oneDNN is twice as fast "
+            "there. On others the function does what it did.",
+            upstream="none: a choice of torch's",
+            remove_when="torch computes float32 with oneDNN on such processors",
+            devices=("cpu",),
+            needs=(
+                "input",
+                "weight",
+                "bias",
+                "gradient_accumulation_fusion",
+                "allreduce_dgrad",
+                "sequence_parallel",
+            ),
+            rebind=rebind,
+        )
+        for function, rebind in (
+            (_LINEAR, (f"megatron.core.tensor_parallel:{_LINEAR}",)),
+            ("linear_with_frozen_weight", ()),
+        )
+    ),
     Patch(
         target="megatron.core.models.common.embeddings.rope_utils:_apply_rotary_pos_emb_bshd",
         adapter=f"{_FUSIONS}:rotary",

@@ -10,16 +10,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from mindspeed_llm.kernels.table import fused
+
 _ROWS = 32  # rows a packed weight is laid out for; with one the difference is not measurable
 
 
 class Matrix:
     """A linear layer, [t, in] -> [t, out], on the weight of a module.
 
-    On a CPU a bfloat16 weight is packed in oneDNN's blocks where oneDNN computes in bfloat16, and
-    the module's own is given up, so that there is never a second one: torch multiplies a row with a
-    plain weight at two thirds of that speed. In float32 plain weights reach memory's speed; wide
-    ones lie along one token's product.
+    On a CPU a weight is packed in oneDNN's blocks where oneDNN is the faster one, and the module's
+    own is given up, so that there is never a second one: torch multiplies a row with a plain
+    bfloat16 weight at two thirds of that speed. In float32 a weight that somebody else reads stays
+    as it is; where MKL computes, plain weights reach memory's speed and wide ones lie along one
+    token's product.
 
     Args:
         weight: [out, in]; emptied where it is packed and not `shared`.
@@ -30,12 +33,13 @@ class Matrix:
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, shared: bool = False
     ) -> None:
-        self.bias = bias
-        self.is_packed = _packs(weight)
+        self.bias, self.weight = bias, weight
+        self.by_onednn = _by_onednn(weight)
+        is_float32 = weight.device.type == "cpu" and weight.dtype is torch.float32
+        self.is_packed = self.by_onednn and not (is_float32 and shared)
         if not self.is_packed:
-            if weight.device.type == "cpu" and weight.dtype is torch.float32:
+            if is_float32 and not self.by_onednn:
                 _turn(weight)
-            self.weight = weight
             return
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
         if not shared:
@@ -43,25 +47,30 @@ class Matrix:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, with the bias."""
-        if self.is_packed:
+        if self.by_onednn:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return F.linear(x, self.weight, self.bias)
 
     def alone(self, x: torch.Tensor) -> torch.Tensor:
         """The product without the bias, for ranks that add up parts of it."""
-        if self.is_packed:
+        if self.by_onednn:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
         return F.linear(x, self.weight)
 
     def added(self, before: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """`before` plus the product, [t, out]: in float32 one operation; below, the product is
         rounded first, as transformers does."""
+        if x.dtype is torch.float32 and self.by_onednn:
+            add = torch.ops.mkldnn._linear_pointwise.binary
+            return add(x, before, self.weight, self.bias, "add")
         if self.bias is None and x.dtype is torch.float32:
             return torch.addmm(before, x, self.weight.t())
         return before + self(x)
 
 
-def _packs(weight: torch.Tensor) -> bool:
+def _by_onednn(weight: torch.Tensor) -> bool:
+    if weight.device.type == "cpu" and weight.dtype is torch.float32:
+        return fused("linear", "cpu", dtype=torch.float32) is not None
     return (
         weight.device.type == "cpu"
         and weight.dtype is torch.bfloat16

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+
+from mindspeed_llm.kernels.linear import Product
 
 CHUNK = 1 << 26  # logits computed at once: 256 MiB in float32
 Softmax = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -27,6 +30,7 @@ def summed_cross_entropy(
     group: dist.ProcessGroup | None = None,
     chunk: int = CHUNK,
     softmax: Softmax | None = None,
+    multiply: Product | None = None,
 ) -> torch.Tensor:
     """Sum over rows of the cross entropy of `hidden @ weight.T`, float32 scalar.
 
@@ -43,12 +47,15 @@ def summed_cross_entropy(
         group: ranks over which the vocabulary is split; None: it is whole here.
         chunk: logits of one rank computed at once, at least those of one row.
         softmax: the kernel that takes logits to loss and gradient; None: `softmax_loss`.
+        multiply: the kernel of linear layers; None: torch's.
     """
     size = weight.shape[0]
     real = size if vocab_size is None else min(max(vocab_size - first, 0), size)
     rows = max(1, chunk // size)
     alone = group is None or dist.get_world_size(group) == 1
-    options = (softcap, first, real, None if alone else group, rows, softmax or softmax_loss)
+    where = None if alone else group
+    kernels = (softmax or softmax_loss, multiply or F.linear)
+    options = (softcap, first, real, where, rows, *kernels)
     return _SummedCrossEntropy.apply(hidden, weight, targets, options)
 
 
@@ -56,7 +63,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
                 options: tuple[Any, ...]) -> torch.Tensor:  # fmt: skip
-        softcap, first, real, group, rows, softmax = options
+        softcap, first, real, group, rows, softmax, multiply = options
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -65,7 +72,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(hidden), rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows] - first
-            logits = torch.matmul(part, weight.t()).float()
+            logits = multiply(part, weight).float()
             if softcap is not None:
                 logits.div_(softcap).tanh_().mul_(softcap)
             logits[:, real:] = -math.inf
@@ -79,9 +86,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 chances.mul_(slope)
             gradient = chances.to(hidden.dtype)
             if grad_hidden is not None:
-                torch.matmul(gradient, weight, out=grad_hidden[start : start + rows])
+                grad_hidden[start : start + rows] = multiply(gradient, weight.t())
             if needs_weight and single:
-                grad_weight = torch.matmul(gradient.t(), part)
+                grad_weight = multiply(gradient.t(), part.t())
             elif grad_weight is not None and grad_weight.dtype == part.dtype:
                 grad_weight.addmm_(gradient.t(), part)
             elif grad_weight is not None:

@@ -78,6 +78,11 @@ def _gated(op: str) -> Check:
     return Check(op, op, {}, ((9, 2, 96),), lambda kernel, inputs: kernel(inputs[0]))
 
 
+def _linear() -> Check:
+    return Check("linear layer", "linear", {}, ((9, 2, 24), (40, 24)),
+                 lambda kernel, inputs: kernel(*inputs))  # fmt: skip
+
+
 def _dense(name: str, sq: int = 19, sk: int = 19, op: str = "attention", hidden: bool = False,
            **how: Any) -> Check:  # fmt: skip
     def run(kernel: Kernel, inputs: Tensors) -> torch.Tensor:
@@ -135,6 +140,7 @@ CHECKS: tuple[Check, ...] = (
     _gated("geglu_tanh"),
     _gated("geglu_erf"),
     _gated("gelu_erf"),
+    _linear(),
     _dense("causal"),
     _dense("sliding window", window=5),
     _dense("soft-capped", softcap=2.0),

@@ -18,6 +18,7 @@ import torch
 
 from mindspeed_llm.kernels import dispatch
 from mindspeed_llm.kernels.dispatch import Candidate, Choice, Need
+from mindspeed_llm.kernels.linear import mkl_suffices
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -98,6 +99,10 @@ def _flash_npu(need: Need) -> str | None:
 
 def _flex(need: Need) -> str | None:
     return "it has no dropout" if need.dropout else None
+
+
+def _float32(need: Need) -> str | None:
+    return None if need.dtype is torch.float32 else "torch takes what the processor has by itself"
 
 
 def _whole(need: Need) -> str | None:
@@ -198,6 +203,12 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
         ),
         "plain": (Candidate("torch's gelu", "activation:gelu_erf", "one kernel of torch"),),
     },
+    "linear": {
+        "cpu": (Candidate("oneDNN", "linear:onednn", "AVX-512, which MKL keeps for Intel's own",
+                          mkl_suffices, _float32),),
+        "plain": (Candidate("torch's linear", "linear:plain", "torch's own products",
+                            fused=False),),
+    },
     "attention": {
         "npu": (
             Candidate("npu_fusion_attention", "npu:attention", _FUSION + ", keys not repeated",
@@ -273,6 +284,7 @@ SHOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("GeGLU (tanh)", "geglu_tanh", {}),
     ("GeGLU (erf)", "geglu_erf", {}),
     ("GELU (erf)", "gelu_erf", {}),
+    ("linear layer", "linear", {}),
     ("attention", "attention", {}),
     ("attention, sliding window", "attention", {"window": 4096}),
     ("attention, soft cap", "attention", {"softcap": 50.0}),

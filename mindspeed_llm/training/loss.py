@@ -34,7 +34,9 @@ class SupervisedLoss:
         self._model, self._layer = model, model.output_layer
         self._targets: torch.Tensor | None = None
         split = parallel_state.get_tensor_model_parallel_world_size() > 1
-        self._softmax = kernel("cross_entropy", model.config.kernel_device, split=split)
+        device = model.config.kernel_device
+        self._softmax = kernel("cross_entropy", device, split=split)
+        self._multiply = kernel("linear", device, dtype=model.config.params_dtype)
         self._turns: torch.Tensor | None = None
         self._layer.forward = self._forward
         model.finish_logits_hook.remove()
@@ -94,4 +96,5 @@ class SupervisedLoss:
             vocab_size=finish.vocab_size,
             group=parallel_state.get_tensor_model_parallel_group(),
             softmax=self._softmax,
+            multiply=self._multiply,
         )

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mindspeed_llm.inference import matrix as matrices
 from mindspeed_llm.inference.matrix import Matrix
+from mindspeed_llm.kernels.linear import onednn
 
 HAS_BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
@@ -18,7 +20,11 @@ def _sides(dtype: torch.dtype, biased: bool) -> tuple[torch.nn.Parameter, torch.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("rows", [1, 5, 64])
-def test_the_product_is_the_product(dtype: torch.dtype, biased: bool, rows: int) -> None:
+@pytest.mark.parametrize("faster", [None, onednn])
+def test_the_product_is_the_product(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, biased: bool, rows: int, faster: object
+) -> None:
+    monkeypatch.setattr(matrices, "fused", lambda *_, **__: faster)
     weight, bias = _sides(dtype, biased)
     x = torch.randn(rows, 33, dtype=dtype)
     exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
@@ -38,7 +44,10 @@ def test_the_product_is_the_product(dtype: torch.dtype, biased: bool, rows: int)
     assert matrix(x).dtype is added.dtype is dtype
 
 
-def test_wide_ones_lie_along_one_tokens_product_and_keep_their_values() -> None:
+def test_wide_ones_lie_along_one_tokens_product_and_keep_their_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matrices, "fused", lambda *_, **__: None)
     weight, _ = _sides(torch.float32, False)
     before, tall = weight.clone(), torch.nn.Parameter(weight.t().contiguous(), requires_grad=False)
     Matrix(weight), Matrix(tall)
@@ -51,3 +60,13 @@ def test_there_is_never_a_second_weight_but_where_it_is_shared() -> None:
     weight, shared = _sides(torch.bfloat16, False)[0], _sides(torch.bfloat16, False)[0]
     assert Matrix(weight).is_packed and weight.numel() == 0
     assert Matrix(shared, shared=True).is_packed and shared.numel() == 70 * 33
+
+
+def test_a_float32_weight_that_is_shared_is_never_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrices, "fused", lambda *_, **__: onednn)
+    weight, shared = _sides(torch.float32, False)[0], _sides(torch.float32, False)[0]
+    assert Matrix(weight).is_packed and weight.numel() == 0
+    before = shared.clone()
+    found = Matrix(shared, shared=True)
+    assert not found.is_packed and torch.equal(shared, before) and found.weight is shared
+    assert shared.is_contiguous()

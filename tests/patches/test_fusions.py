@@ -4,8 +4,10 @@ import pytest
 import torch
 from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.optimizer import clip_grads
+from megatron.core.tensor_parallel import layers
 from megatron.core.utils import local_multi_tensor_l2_norm
 
+from mindspeed_llm.kernels.linear import onednn
 from mindspeed_llm.patches import fusions
 
 ROTATE = rope_utils._apply_rotary_pos_emb_bshd
@@ -53,3 +55,46 @@ def test_other_peoples_norm_stays():
 
     assert fusions.gradient_norm(multi_tensor_l2norm) is multi_tensor_l2norm
     assert clip_grads.l2_norm_impl.__name__ == "local_multi_tensor_l2_norm"
+
+
+LINEAR = layers.linear_with_grad_accumulation_and_async_allreduce
+FROZEN = layers.linear_with_frozen_weight
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("original", [LINEAR, FROZEN])
+def test_a_linear_layer_is_megatrons(monkeypatch, original, biased):
+    monkeypatch.setattr(fusions, "_fused", lambda op, device, dtype: onednn)
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 2, 33, requires_grad=True), torch.randn(70, 33)
+    # megatron-core gives a bias beside a frozen weight no gradient.
+    bias = torch.randn(70, requires_grad=original is LINEAR) if biased else None
+    weight.requires_grad_(original is LINEAR)
+    wanted = [one for one in (x, weight, bias) if one is not None and one.requires_grad]
+    plain = getattr(original, "__wrapped__", original)
+    results = []
+    for multiply in (fusions.linear(plain), plain):
+        out = multiply(x, weight, bias, gradient_accumulation_fusion=False, allreduce_dgrad=False,
+                       sequence_parallel=False, tp_group=None)  # fmt: skip
+        results.append((out, *torch.autograd.grad(out.square().sum(), wanted)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_what_a_linear_kernel_cannot_do_stays_megatrons(monkeypatch):
+    monkeypatch.setattr(fusions, "_fused", lambda op, device, dtype: pytest.fail)
+    seen = []
+
+    def linear_with_frozen_weight(input, weight, bias, gradient_accumulation_fusion,
+                                  allreduce_dgrad, sequence_parallel,
+                                  grad_output_buffer=None):  # fmt: skip
+        seen.append(sequence_parallel)
+        return input
+
+    multiply = fusions.linear(linear_with_frozen_weight)
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    multiply(x, weight, None, False, False, True)
+    multiply(x, weight, None, True, False, False)
+    multiply(x, weight, None, False, False, False, grad_output_buffer=[])
+    multiply(x, weight.double(), None, False, False, False)
+    assert seen == [True, False, False, False]
