@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,8 +21,8 @@ from mindspeed_llm.checkpoint.directory import (
     COMMON,
     find_checkpoint,
     model_directory,
+    put_in_place,
     staging_beside,
-    sync_directory,
     verify,
 )
 from mindspeed_llm.checkpoint.hf_source import (
@@ -441,15 +439,3 @@ def _shards(
         shard.append(rule)
         room -= size(rule)
     yield shard
-
-
-def put_in_place(staging: Path, target: Path) -> None:
-    """Give a finished directory its name; what has that name is replaced and removed."""
-    aside = None
-    if target.is_dir() and any(target.iterdir()):
-        aside = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
-        os.replace(target, aside)
-    os.replace(staging, target)
-    sync_directory(target.parent)
-    if aside is not None:
-        shutil.rmtree(aside)

@@ -328,6 +328,23 @@ def staging_beside(target: Path) -> Path:
     return target.with_name(_being_written(target.name))
 
 
+def put_in_place(staging: Path, target: Path) -> None:
+    """Give a finished directory its name; what has that name is replaced and removed."""
+    aside = None
+    if target.is_dir() and any(target.iterdir()):
+        aside = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
+        os.replace(target, aside)
+    try:
+        os.replace(staging, target)
+    except OSError:
+        if aside is not None:
+            os.replace(aside, target)
+        raise
+    sync_directory(target.parent)
+    if aside is not None:
+        shutil.rmtree(aside)
+
+
 def _being_written(name: str) -> str:
     return f"{name}.tmp-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 

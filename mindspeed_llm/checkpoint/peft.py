@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 
 from mindspeed_llm.checkpoint.adapter import Adapter, targets_in
 from mindspeed_llm.checkpoint.assets import sync_tree, write_json
-from mindspeed_llm.checkpoint.directory import staging_beside, sync_directory
+from mindspeed_llm.checkpoint.directory import put_in_place, staging_beside
 from mindspeed_llm.checkpoint.hf_source import FLOATS
 from mindspeed_llm.checkpoint.tensor_file import TensorFile, TensorFileWriter
 from mindspeed_llm.config.model import ModelConfig
@@ -202,10 +201,7 @@ def write_peft(
             writer.abort()
             raise
         sync_tree(staging)
-        if directory.is_dir():
-            shutil.rmtree(directory)
-        os.replace(staging, directory)
-        sync_directory(directory.parent)
+        put_in_place(staging, directory)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -114,7 +114,7 @@ def rotate(
             kernels want within [-1, 1].
     """
     turning = angle.shape[-1]
-    if turning < x.shape[-1]:
+    if turning < x.shape[-1] and (interleaved or scale != 1.0):
         turned = rotate(x[..., :turning], angle, interleaved=interleaved, scale=scale)
         return torch.cat((turned, x[..., turning:]), dim=-1)
     if interleaved:
@@ -126,23 +126,26 @@ def rotate(
 
 
 class _Rotation(torch.autograd.Function):
-    """Turns halves in place of a copy; its gradient is the rotation back, and keeps no input."""
+    """Turns the halves of the first dimensions; its gradient is the rotation back, and keeps no
+    input. Rolled rows are multiplied whole: bfloat16's kernels are slow with parts of a vector."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(cos, sin)
-        half = x.shape[-1] // 2
-        turned = x * cos
-        turned[..., :half] -= x[..., half:] * sin[..., :half]
-        turned[..., half:] += x[..., :half] * sin[..., half:]
-        return turned
+        end, half = cos.shape[-1], cos.shape[-1] // 2
+        signed = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+        ctx.save_for_backward(cos, signed)
+        moving = x[..., :end]
+        turned = moving * cos
+        turned += moving.roll(half, -1).mul_(signed)
+        return turned if end == x.shape[-1] else torch.cat((turned, x[..., end:]), dim=-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        half = grad.shape[-1] // 2
-        back = grad * cos
-        back[..., :half] += grad[..., half:] * sin[..., half:]
-        back[..., half:] -= grad[..., :half] * sin[..., :half]
-        return back, None, None
+        cos, signed = ctx.saved_tensors
+        end = cos.shape[-1]
+        moving = grad[..., :end]
+        back = moving * cos
+        back += (moving * signed).roll(end // 2, -1)
+        whole = end == grad.shape[-1]
+        return back if whole else torch.cat((back, grad[..., end:]), dim=-1), None, None

@@ -1,6 +1,7 @@
 """Adapters that PEFT wrote are read, and those that are written PEFT opens."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -49,6 +50,25 @@ def test_written_and_read_again_is_bit_equal(tmp_path, tiny_hf_model, family):
     write_peft(adapter, model, tmp_path / "peft", base=None, overwrite=True)
     with pytest.raises(CheckpointError, match="not empty and no PEFT adapter"):
         write_peft(adapter, model, tmp_path / "hf", base=None, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "peft"]
+
+
+def test_replacing_an_adapter_that_fails_leaves_the_old_one(tmp_path, tiny_hf_model, monkeypatch):
+    model = read_model(tiny_hf_model("llama", tmp_path / "hf"))
+    where = tmp_path / "peft"
+    write_peft(draw(model), model, where, base="old", overwrite=False)
+    before = (where / WEIGHTS).read_bytes()
+
+    def refuse(source, target):
+        if ".tmp-" in str(source):
+            raise OSError("no entry left")
+        replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="no entry"):
+        write_peft(draw(model), model, where, base="new", overwrite=True)
+    assert (where / WEIGHTS).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "peft"]
 
 
