@@ -92,15 +92,12 @@ class Dialogue:
 class _Thread:
     """One family's part of a dialogue: what is told, what is asked, what distracts from it.
 
-    `asks[0]` is the question of a test; training asks all of them, and `early` in between, after
-    the first `early_after` of `tells`.
+    `asks[0]` is the question of a test; training asks all of them, and some between `tells`.
     """
 
     tells: list[Turn]
     asks: list[Turn]
     distract: Callable[[], Turn]
-    early: list[Turn] = dataclasses.field(default_factory=list)
-    early_after: int = 1
 
 
 class _Scene:
@@ -203,7 +200,7 @@ class _Scene:
         slot, kind = self.slot()
         value = self.value(kind)
         tell = self.said(self.form(self.phrases.state, slot=slot, value=value))
-        asks = [self.ask(slot, value), self.ask(slot, value)]
+        asks = [self.ask(slot, value)]
         return _Thread([tell], asks, lambda: self.other(kind))
 
     def _reason(self) -> _Thread:
@@ -237,9 +234,13 @@ class _Scene:
             self.said(self.form(change if number else state, slot=slot, value=value))
             for number, value in enumerate(values)
         ]
-        early = [self.ask(slot, values[0])] if self.rng.random() < 0.5 else []
-        asks = [self.ask(slot, values[-1]) for _ in range(3)]
-        return _Thread(tells, asks, lambda: self.other(kind), early=early)
+        if self.training:  # a reply that was right is wrong after the next change
+            early = [[self.ask(slot, value)] if self.rng.random() < 0.5 else []
+                     for value in values[:-1]]  # fmt: skip
+            tells = [turn for tell, ask in zip(tells, [*early, []], strict=True)
+                     for turn in (tell, *ask)]  # fmt: skip
+        asks = [self.ask(slot, values[-1])]
+        return _Thread(tells, asks, lambda: self.other(kind))
 
     def _people(self) -> tuple[list[tuple[str, str]], tuple[str, str, str], list[Turn]]:
         """Two people of different sex, in any order: (name, value) each, their verb, the turns."""
@@ -341,9 +342,10 @@ class _Scene:
         absent = self.draw(same) if same and self.rng.random() < alike else self.slot()[0]
         asks = [self.ask(slot, value), self._ask_unknown(absent)]
         self.rng.shuffle(asks)
-        tell = self.said(self.form(self.phrases.state, slot=slot, value=value))
-        return _Thread([tell], asks, lambda: self.mention(kind),
-                       early=[self._ask_unknown(slot)], early_after=0)  # fmt: skip
+        tells = [self.said(self.form(self.phrases.state, slot=slot, value=value))]
+        if self.training:  # nobody knows what will be told
+            tells.insert(0, self._ask_unknown(slot))
+        return _Thread(tells, asks, lambda: self.mention(kind))
 
     def _ask_unknown(self, slot: str) -> Turn:
         answer = _capital(ANSWER_UNKNOWN.format(slot=slot))
@@ -368,7 +370,7 @@ class _Scene:
         end, start = self.rng.choice(self.phrases.markers)
         words = {"end": end, "start": start, "statement": statement}
         typed = self.rng.choice(self.phrases.broken).format(**words)
-        asks = [self.ask(slot, value), self.ask(slot, value)]
+        asks = [self.ask(slot, value)]
         return _Thread([self.said(typed)], asks, distract)
 
 
@@ -399,11 +401,8 @@ def _mixed(phrases: Phrases, rng: random.Random, families: Sequence[str]) -> Dia
     scene = _Scene(phrases, rng, training=True)
     queues: list[list[Turn]] = []
     for thread in [scene.thread(family) for family in families]:
-        told = thread.early_after
         between = [thread.distract() for _ in range(rng.choice((0, 1, 1, 2)))]
-        queues.append(
-            [*thread.tells[:told], *thread.early, *thread.tells[told:], *between, *thread.asks]
-        )
+        queues.append([*thread.tells, *between, *thread.asks])
     queues.append([scene.filler() for _ in range(rng.randint(0, 3))])
     turns: list[Turn] = []
     while any(queues):

@@ -7,11 +7,16 @@ one may bring a part of its prompt while others bring one token each.
 
 megatron-core's modules do the same for sequences of one length; the calls they make for one token
 (groups, contexts, fusions that do not apply) cost a small model on a CPU as much as its matrices.
+
+Attention, rotation and the gate are kernels of the table. On a CPU rotation and the gate are
+written out here: gradients, which the kernels provide for, are not needed, and calls are what
+costs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -21,29 +26,31 @@ from megatron.core.models.gpt import GPTModel
 
 from mindspeed_llm.inference.matrix import Matrix
 from mindspeed_llm.inference.memory import KeyValues, Shape
-from mindspeed_llm.kernels.attention import attention
+from mindspeed_llm.kernels.activation import GATED
+from mindspeed_llm.kernels.table import kernel
 from mindspeed_llm.models.norm import RMSNorm
 
-_Norm = Callable[[torch.Tensor], torch.Tensor]
+_Map = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Layer:
     """What one layer needs, in the order it needs it."""
 
-    norm: _Norm
+    norm: _Map
     qkv: Matrix
-    query_norm: _Norm | None
-    key_norm: _Norm | None
+    query_norm: _Map | None
+    key_norm: _Map | None
     table: int
     window: int | None
     scale: float
+    attend: Callable[..., torch.Tensor]
     out: Matrix
-    out_norm: _Norm | None
-    mlp_norm: _Norm
+    out_norm: _Map | None
+    mlp_norm: _Map
     gate_up: Matrix | None
     down: Matrix | None
-    down_norm: _Norm | None
+    down_norm: _Map | None
     experts: torch.nn.Module | None
 
 
@@ -60,13 +67,20 @@ class Step:
         adapted = any(getattr(module, "adapter", None) is not None for module in model.modules())
         assert not adapted, "merge the adapter: a step runs on the weights alone"
         self.model, self.context, own = model, context, model.config.decoder
+        self.device: str = model.config.kernel_device
+        self.is_cpu = self.device == "cpu"
         self.ranks = parallel_state.get_tensor_model_parallel_world_size()
         self.groups = own.num_query_groups // self.ranks
         self.head_dim, self.turning = own.head_dim, own.turning_dim
         self.queries = own.num_attention_heads // own.num_query_groups
         self.amplitude, self.softcap = own.rope.amplitude, own.attention_softcap
         self.tables = 1 if own.rope_local is None else 2
-        self.activation: Callable[[torch.Tensor], torch.Tensor] = model.config.activation_func
+        dtype = model.config.params_dtype
+        if self.is_cpu:
+            self.gated: _Map = functools.partial(_gated, model.config.activation_func)
+        else:
+            self.gated = kernel(GATED[own.activation], self.device, dtype=dtype)
+            self.rotate = kernel("rotary", self.device, dtype=dtype, head_dim=self.turning)
         self.layers = [self._layer(layer) for layer in model.decoder.layers]
         self.vocabulary: Matrix | None = None
         if model.post_process:
@@ -91,11 +105,11 @@ class Step:
         def matrix(module: torch.nn.Module) -> Matrix:
             return Matrix(module.weight, getattr(module, "bias", None))
 
-        def behind(module: torch.nn.Module) -> _Norm | None:
+        def behind(module: torch.nn.Module) -> _Map | None:
             norm = getattr(module, "post_layernorm", None)
             return None if norm is None else _norm(norm)
 
-        def of_heads(module: torch.nn.Module | None) -> _Norm | None:
+        def of_heads(module: torch.nn.Module | None) -> _Map | None:
             return _norm(module) if isinstance(module, RMSNorm) else None
 
         sparse = not hasattr(mlp, "linear_fc1")
@@ -107,6 +121,14 @@ class Step:
             table=1 if self.tables == 2 and sliding else 0,
             window=core.window,
             scale=core.scale,
+            attend=kernel(
+                "decode_attention",
+                self.device,
+                dtype=self.model.config.params_dtype,
+                head_dim=self.head_dim,
+                window=core.window,
+                softcap=self.softcap,
+            ),
             out=matrix(attention_.linear_proj),
             out_norm=behind(attention_.linear_proj),
             mlp_norm=_norm(layer.pre_mlp_layernorm),
@@ -151,8 +173,7 @@ class Step:
                 assert layer.experts is not None
                 x = x + layer.experts(y[:, None])[0][:, 0]
                 continue
-            gate, up = layer.gate_up(y).chunk(2, dim=-1)
-            x = self._added(x, self.activation(gate) * up, layer.down, layer.down_norm)
+            x = self._added(x, self.gated(layer.gate_up(y)), layer.down, layer.down_norm)
         return x
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -164,7 +185,7 @@ class Step:
         return self.model.finish_logits(None, None, (found, None))[0]
 
     def _added(
-        self, x: torch.Tensor, y: torch.Tensor, matrix: Matrix, norm: _Norm | None
+        self, x: torch.Tensor, y: torch.Tensor, matrix: Matrix, norm: _Map | None
     ) -> torch.Tensor:
         """x plus a row-parallel layer of y, its norm between them where there is one."""
         if self.ranks == 1 and norm is None:
@@ -176,14 +197,16 @@ class Step:
             y = y if matrix.bias is None else y + matrix.bias
         return x + (y if norm is None else norm(y))
 
-    def _turns(
-        self, positions: torch.Tensor, dtype: torch.dtype
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each rotary table the factors of a head as it is and with its halves exchanged,
-        [t, 1, queries + 2, turning]: values stand still, so that one product turns all there is."""
+    def _turns(self, positions: torch.Tensor, dtype: torch.dtype) -> list[_Map]:
+        """For each rotary table what turns [t, g, queries + 2, d] at these positions."""
         angles = self.model.rotary_pos_emb(self.context)[:, 0, 0][positions]
-        found = []
+        found: list[_Map] = []
         for angle in angles.chunk(self.tables, dim=-1):
+            if not self.is_cpu:
+                found.append(functools.partial(self._turned, angle[:, None, None]))
+                continue
+            # Factors of a head as it is and with its halves exchanged: values stand still, so that
+            # one product turns all there is.
             shape = (len(positions), 1, self.queries + 2, self.turning)
             stay = torch.ones(shape, dtype=dtype, device=positions.device)
             swap = torch.zeros_like(stay)
@@ -195,24 +218,22 @@ class Step:
                 # Longrope's factor of queries and of keys; only their product is seen.
                 stay[:, :, : self.queries] *= self.amplitude**2
                 swap[:, :, : self.queries] *= self.amplitude**2
-            found.append((stay, swap))
+            found.append(functools.partial(_turned, stay, swap))
         return found
 
-    def _mixed(
-        self, layer: _Layer, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
+    def _turned(self, angle: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        moving, value = mixed.split([self.queries + 1, 1], dim=2)
+        # longrope's factor of queries and of keys, outside cosine and sine
+        return torch.cat((self.rotate(moving, angle, scale=self.amplitude), value), dim=2)
+
+    def _mixed(self, layer: _Layer, x: torch.Tensor, turn: _Map) -> torch.Tensor:
         """[t, h] -> [t, g, queries + 2, d], megatron-core's order: for each group its queries, its
         key, its value; queries and keys normed and turned."""
         mixed = layer.qkv(x).view(-1, self.groups, self.queries + 2, self.head_dim)
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key, value = mixed.split([self.queries, 1, 1], dim=2)
             mixed = torch.cat((layer.query_norm(query), layer.key_norm(key), value), dim=2)
-        stay, swap = turn
-        moving = mixed if self.turning == self.head_dim else mixed[..., : self.turning]
-        turned = moving * stay + moving.roll(self.turning // 2, -1) * swap
-        if self.turning == self.head_dim:
-            return turned
-        return torch.cat((turned, mixed[..., self.turning :]), dim=-1)
+        return turn(mixed)
 
     def _attend(
         self,
@@ -226,11 +247,11 @@ class Step:
         for own, (fresh, keys, values) in zip(mixed.split(counts), views, strict=True):
             fresh.copy_(own[:, :, self.queries :].permute(2, 1, 0, 3))
             query = own[:, :, : self.queries]
-            if len(own) > 1:
+            if len(own) > 1 or not self.is_cpu:
                 query = query.reshape(len(own), 1, -1, self.head_dim)
                 keys, values = keys.permute(2, 0, 1, 3), values.permute(2, 0, 1, 3)
-                part = attention(query, keys, values, scale=layer.scale, window=layer.window,
-                                 softcap=self.softcap)[:, 0]  # fmt: skip
+                part = layer.attend(query, keys, values, scale=layer.scale, window=layer.window,
+                                    softcap=self.softcap)[:, 0]  # fmt: skip
             elif self.softcap is None:
                 # A group's queries are the rows of one product: no key is repeated or copied.
                 part = F.scaled_dot_product_attention(query, keys, values, scale=layer.scale)
@@ -242,7 +263,21 @@ class Step:
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _norm(module: RMSNorm) -> _Norm:
+def _gated(activation: _Map, both: torch.Tensor) -> torch.Tensor:
+    gate, up = both.chunk(2, dim=-1)
+    return activation(gate) * up
+
+
+def _turned(stay: torch.Tensor, swap: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    turning = stay.shape[-1]
+    moving = mixed if turning == mixed.shape[-1] else mixed[..., :turning]
+    turned = moving * stay + moving.roll(turning // 2, -1) * swap
+    if turning == mixed.shape[-1]:
+        return turned
+    return torch.cat((turned, mixed[..., turning:]), dim=-1)
+
+
+def _norm(module: RMSNorm) -> _Map:
     """The norm as a function; on a CPU torch's own does the arithmetic, one call instead of five.
 
     In half precision it is done in float32 and rounded where the module rounds, which is where

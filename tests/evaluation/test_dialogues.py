@@ -127,7 +127,8 @@ def test_some_acknowledgements_are_trained_and_no_other_reply_without_a_probe() 
 
 def test_values_change_twice_in_training_and_the_last_one_is_asked_for() -> None:
     changes: collections.Counter[int] = collections.Counter()
-    for dialogue in training_set(60, 4):
+    outdated = 0
+    for dialogue in training_set(150, 4):
         for slot in (slot for some in TRAIN.slots.values() for slot in some):
             named = [turn for turn in dialogue.turns if f"my {slot}" in turn.user.lower()]
             tells = [turn for turn in named if turn.probe is None]
@@ -135,9 +136,12 @@ def test_values_change_twice_in_training_and_the_last_one_is_asked_for() -> None
             if len(tells) < 2 or asked is None:
                 continue
             changes[len(tells) - 1] += 1
+            early = [turn.probe.expected for turn in named[:-1] if turn.probe]
+            outdated += sum(bool(some) and some != asked.expected for some in early)
             assert any(mentions(tells[-1].user, value) for value in asked.expected)
             assert not any(mentions(turn.user, asked.expected[0]) for turn in tells[:-1])
     assert set(changes) == {1, 2} and changes[2] > changes[1]
+    assert outdated > 0.5 * changes.total(), "asked before a change, too"
 
 
 def test_training_asks_all_families_and_only_replies_to_probes_are_known() -> None:

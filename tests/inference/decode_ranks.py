@@ -65,14 +65,18 @@ def main(models: dict) -> dict:
         config = read_model(Path(directory))
         answers[name] = {}
         for dtype in (torch.float32, torch.bfloat16):
-            model = build_model(config, ParallelConfig(), dtype=dtype)
-            load_weights(Path(directory), [model])
-            model.eval().requires_grad_(False)
-            plain, found = modules(model, ids), ours(model, ids)
-            spread = max(float((a.float() - b.float()).abs().max())
-                         for a, b in zip(plain, found, strict=True))  # fmt: skip
+            spreads = []
+            for device in ("cpu", "cuda"):  # whose kernels; the tensors stay here
+                model = build_model(config, ParallelConfig(), dtype=dtype)
+                load_weights(Path(directory), [model])
+                model.eval().requires_grad_(False)
+                plain = modules(model, ids)
+                model.config.kernel_device = device
+                found = ours(model, ids)
+                spreads.append(max(float((a.float() - b.float()).abs().max())
+                                   for a, b in zip(plain, found, strict=True)))  # fmt: skip
             shapes = {tuple(one.shape) for one in found}
-            answers[name][str(dtype)] = [spread, float(plain[-1].float().std()), list(*shapes)]
+            answers[name][str(dtype)] = [spreads, float(plain[-1].float().std()), list(*shapes)]
     wide = build_model(config, ParallelConfig(), dtype=torch.float32).eval()
     wide.decoder.layers[1].mlp.linear_fc1.adapter = torch.nn.Identity()
     try:

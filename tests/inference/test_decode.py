@@ -26,11 +26,12 @@ def found(kept: dict, run_ranks: Callable, tiny_hf_model: Callable, tmp_path: Pa
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_modules(found: dict, family: str) -> None:
-    spread, deviation, shape = found[family]["torch.float32"]
-    assert deviation > 0.5 and spread < 1e-4 * deviation
+    """Both as it is written for a CPU and with the kernels of an accelerator."""
+    spreads, deviation, shape = found[family]["torch.float32"]
+    assert deviation > 0.5 and max(spreads) < 1e-4 * deviation
     assert shape == [2, 131]
-    spread, deviation, _ = found[family]["torch.bfloat16"]
-    assert spread < 0.15 * deviation
+    spreads, deviation, _ = found[family]["torch.bfloat16"]
+    assert max(spreads) < 0.15 * deviation
 
 
 def test_an_adapter_is_not_forgotten(found: dict) -> None:

@@ -1,6 +1,7 @@
 """Fine-tuning on virtual NPUs against the same command on the CPU: losses, which fused operator ran
 in which layer, resuming, layouts, and chat."""
 
+import collections
 import json
 import os
 import shutil
@@ -198,28 +199,54 @@ def test_resuming_gives_the_loss_of_the_run_that_never_stopped(runs):
 
 
 @pytest.fixture(scope="module")
-def chats(runs):
-    """The same conversation with the checkpoint that each device trained, as JSON lines."""
+def chats(runs, tiny_hf_model, tiny_tokenizer_dir):
+    """The same conversation with the checkpoint that each device trained, as JSON lines; in bf16
+    with heads of 32, since the operator for decoding takes multiples of 16."""
+    wide = runs["folder"] / "wide"
+    tiny_hf_model("qwen3", wide, vocab_size=480, head_dim=32)
+    for path in tiny_tokenizer_dir.iterdir():
+        shutil.copy(path, wide)
+    trained = runs["folder"] / "cpu-qwen3"
     script = runs["folder"] / "turns.txt"
     script.write_text("hello there\nand again\n/q\n", encoding="utf-8")
-    found = {}
-    for device, python in (("cpu", CPU_PYTHON), ("npu", sys.executable)):
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DEVICE": device,
-                            "VIRTUAL_NPU": "1" if device == "npu" else "0",
-                            "VIRTUAL_NPU_JOURNAL": str(runs["folder"] / "chat")}  # fmt: skip
+    found = {"journal": {}}
+    for device, python, load, more in (
+        ("cpu", CPU_PYTHON, trained, []),
+        ("npu", sys.executable, trained, ["--require-fused"]),
+        ("npu-bf16", sys.executable, wide, ["--require-fused", "--bf16"]),
+    ):
+        journal = runs["folder"] / f"chat-{device}"
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+                            "DEVICE": device[:3], "VIRTUAL_NPU": "0" if device == "cpu" else "1",
+                            "VIRTUAL_NPU_JOURNAL": str(journal)}  # fmt: skip
         done = subprocess.run(
             [python, "-W", "ignore", "-m", "mindspeed_llm.cli.main", "chat", "--load",
-             str(runs["folder"] / "cpu-qwen3"), "--prompt-type", "gemma", "--script", str(script),
-             "--json", "--max-new-tokens", "8", "--temperature", "0"],
+             str(load), "--prompt-type", "gemma", "--script", str(script),
+             "--json", "--max-new-tokens", "8", "--temperature", "0", *more],
             env=env, text=True, capture_output=True, timeout=600, check=False)  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         found[device] = [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"]
+        if device != "cpu":
+            lines = journal.with_name(f"{journal.name}.0.jsonl").read_text().splitlines()
+            found["journal"][device] = list(map(json.loads, lines))
     return found
 
 
 def test_chat_over_several_turns_is_the_cpus(chats):
-    for lines in chats.values():
-        for line in lines:
+    for device in ("cpu", "npu"):
+        for line in chats[device]:
             line.pop("time", None)
     assert sum("usage" in line for line in chats["cpu"]) == 2
     assert chats["npu"] == chats["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("device", "attention"),
+    [("npu", "npu_fusion_attention"), ("npu-bf16", "npu_fused_infer_attention_score")],
+)
+def test_chat_runs_on_fused_operators(chats, device, attention):
+    ran = collections.Counter(entry["op"] for entry in chats["journal"][device])
+    passes, rest = divmod(ran[attention], LAYERS)
+    assert passes > 8 and rest == 0
+    for op, each, more in (("npu_rotary_mul", 1, 0), ("npu_swiglu", 1, 0), ("npu_rms_norm", 4, 1)):
+        assert ran[op] == passes * (LAYERS * each + more), (op, ran)
