@@ -141,7 +141,7 @@ fi
 export DEVICE
 key+=$(find "$ROOT/mindspeed_llm" "$ROOT/patches" "$LAUNCHERS" -name '*.py' -o -name '*.sh' | LC_ALL=C sort | xargs cat | sha256sum)
 
-TRAIN=${TRAIN:-364} TALK=${TALK:-40} TEST=${TEST:-12} SEED=${SEED:-0}
+TRAIN=${TRAIN:-402} TALK=${TALK:-40} TEST=${TEST:-24} SEED=${SEED:-0}
 if [[ -z ${MODEL:-} ]]; then
     MODEL=$WORK/model_from_hf
     step "Model: SmolLM2-135M-Instruct" "$SMALL_MODEL" "$MODEL" fetch_model

@@ -33,7 +33,7 @@ MAX_DISTRACTORS = 16
 # learn come more often. Some may come twice in one dialogue, each time of another thing; two
 # rules or two pairs of people would contradict each other.
 _THREADS = (2, 4)
-_TICKETS = (*FAMILIES, *["fact", "overwritten", "coreference"] * 2, "counting", "instruction",
+_TICKETS = (*FAMILIES, *["fact", "overwritten", "coreference", "instruction"] * 2, "counting",
             "marker", *["refusal"] * 3)  # fmt: skip
 _REPEATED = ("fact", "overwritten", "counting", "refusal")
 # Acknowledgements that are trained, so that a statement is not taken for a question.
@@ -320,7 +320,7 @@ class _Scene:
     def instruction(self) -> _Thread:
         word = self.draw(self.phrases.words)
         tell = self.said(self.form(self.phrases.rule, word=word))
-        asks = [self._repeat(word) for _ in range(3)]
+        asks = [self._repeat(word) for _ in range(2)]
 
         def distract() -> Turn:
             return self.said(self.form(self.phrases.hears, word=self.draw(self.phrases.words)))

@@ -146,6 +146,8 @@ CHECKS: tuple[Check, ...] = (
     _dense("soft-capped", softcap=2.0),
     _dense("soft-capped window", softcap=2.0, window=5),
     _dense("masked", hidden=True),
+    _dense("long causal", sq=300, sk=300),
+    _dense("long soft-capped window", sq=300, sk=300, softcap=2.0, window=40),
     _dense("fewer queries than keys in", sq=4),
     _packed("causal"),
     _packed("sliding window", window=5),

@@ -93,6 +93,10 @@ def _flash(need: Need) -> str | None:
     return None if need.head_dim <= 256 else f"heads of {need.head_dim}; it takes 256 at most"
 
 
+def _onednn(need: Need) -> str | None:
+    return "it has no dropout" if need.dropout else _float32(need)
+
+
 def _flash_npu(need: Need) -> str | None:
     return "it has no dropout" if need.dropout else _flash(need)
 
@@ -142,6 +146,8 @@ _SDPA_PACKED_NPU = dataclasses.replace(
 _ADAMW = Candidate("_fused_adamw_", "optimizer:fused_update", "ATen's fused step", fits=_corrected)
 _LOSS = Candidate("plain torch", "cross_entropy:softmax_loss",
                   "exact over a split vocabulary, a chunk of logits at a time")  # fmt: skip
+_ONEDNN = ("a block of queries at a time, with AVX-512, which MKL keeps for Intel's own",
+           mkl_suffices, _onednn)  # fmt: skip
 _FUSION = "one fused call, forward and backward"
 _ASKED = ("dropout_p", "softmax_scale", "causal", "window_size", "softcap")  # of flash-attn
 _FLASH_NPU = ("flash_attn_npu has the soft cap that CANN's own operators lack",
@@ -222,6 +228,7 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
             _SDPA,
             Candidate("flex_attention", "flex:attention", _FLEX, fits=_flex),
         ),
+        "cpu": (Candidate("oneDNN", "onednn:attention", *_ONEDNN),),
         "plain": (_SDPA, _EXACT),
     },
     "packed_attention": {
@@ -239,6 +246,7 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
             Candidate("flex_attention", "flex:packed_attention",
                       _FLEX + ", one call for all sequences", fits=_flex),
         ),
+        "cpu": (Candidate("oneDNN", "onednn:packed_attention", *_ONEDNN),),
         "plain": (_SDPA_PACKED, _EXACT_PACKED),
     },
     "decode_attention": {
@@ -253,6 +261,7 @@ _ROWS: dict[str, dict[str, tuple[Candidate, ...]]] = {
             _SDPA_NPU,
             _EXACT,
         ),
+        "cpu": (Candidate("oneDNN", "onednn:attention", *_ONEDNN),),
         "plain": (_SDPA, _EXACT),
     },
     "cross_entropy": {
