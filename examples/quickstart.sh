@@ -141,7 +141,7 @@ fi
 export DEVICE
 key+=$(find "$ROOT/mindspeed_llm" "$ROOT/patches" "$LAUNCHERS" -name '*.py' -o -name '*.sh' | LC_ALL=C sort | xargs cat | sha256sum)
 
-TRAIN=${TRAIN:-402} TALK=${TALK:-40} TEST=${TEST:-24} SEED=${SEED:-0}
+TRAIN=${TRAIN:-525} TALK=${TALK:-40} TEST=${TEST:-24} SEED=${SEED:-0}
 if [[ -z ${MODEL:-} ]]; then
     MODEL=$WORK/model_from_hf
     step "Model: SmolLM2-135M-Instruct" "$SMALL_MODEL" "$MODEL" fetch_model
@@ -157,7 +157,7 @@ export CKPT_LOAD_DIR=$MCORE_DIR CKPT_SAVE_DIR=$WORK/ckpt HF_SAVE_DIR=$WORK/tuned
 BLENDED=$WORK/ckpt_blended BLEND=${BLEND:-0.9}
 export PROMPT_TYPE=${PROMPT_TYPE:-smollm2} WORKERS=${WORKERS:-2}
 export HANDLER=OpenAIInstructionHandler MAP_KEYS='{}' PACK=${PACK-1} SEQ_LENGTH=${SEQ_LENGTH:-1024}
-export TRAIN_ITERS=${TRAIN_ITERS:-184} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-5e-4} MIN_LR=${MIN_LR:-0}
+export TRAIN_ITERS=${TRAIN_ITERS:-236} GBS=${GBS:-1} MBS=${MBS:-1} LR=${LR:-5e-4} MIN_LR=${MIN_LR:-0}
 # Attention of the upper two thirds of 30 layers: it looks up what was said. What the model knows lies in
 # the other weights, and how it reads in the lower layers, where gradients need not go.
 TRAIN_ONLY=${TRAIN_ONLY:-*layers.[12]?.self_attention*}
