@@ -35,7 +35,7 @@ class Matrix:
     ) -> None:
         self.bias, self.weight = bias, weight
         self.by_onednn = _by_onednn(weight)
-        is_float32 = weight.device.type == "cpu" and weight.dtype is torch.float32
+        is_float32 = _is_float32(weight)
         self.is_packed = self.by_onednn and not (is_float32 and shared)
         if not self.is_packed:
             if is_float32 and not self.by_onednn:
@@ -47,15 +47,16 @@ class Matrix:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, with the bias."""
-        if self.by_onednn:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return F.linear(x, self.weight, self.bias)
+        return self._product(x, self.bias)
 
     def alone(self, x: torch.Tensor) -> torch.Tensor:
         """The product without the bias, for ranks that add up parts of it."""
+        return self._product(x, None)
+
+    def _product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self.by_onednn:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
-        return F.linear(x, self.weight)
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
+        return F.linear(x, self.weight, bias)
 
     def added(self, before: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """`before` plus the product, [t, out]: in float32 one operation; below, the product is
@@ -68,8 +69,12 @@ class Matrix:
         return before + self(x)
 
 
+def _is_float32(weight: torch.Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype is torch.float32
+
+
 def _by_onednn(weight: torch.Tensor) -> bool:
-    if weight.device.type == "cpu" and weight.dtype is torch.float32:
+    if _is_float32(weight):
         return fused("linear", "cpu", dtype=torch.float32) is not None
     return (
         weight.device.type == "cpu"

@@ -9,7 +9,7 @@ earlier keys come from a cache.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -151,13 +151,23 @@ def packed_attention(
         [t, n * d] in query's dtype.
     """
     expect(query, key, cu_seqlens=cu_seqlens, window=window)
+    how = {"scale": scale, "window": window, "softcap": softcap, "dropout": dropout}
+    return by_sequence(attention, query, key, value, cu_seqlens, **how)
+
+
+def by_sequence(
+    attend: Callable[..., torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens: Sequence[int],
+    **how: Any,
+) -> torch.Tensor:
+    """`packed_attention` by a kernel of rows, one sequence after the other."""
     lengths = [end - start for start, end in zip(cu_seqlens, cu_seqlens[1:], strict=False)]
     # split, not slices: its backward pass joins the parts once, and a slice's fills a whole row.
     parts = zip(*(t.unsqueeze(1).split(lengths) for t in (query, key, value)), strict=True)
-    return torch.cat([
-        attention(q, k, v, scale=scale, window=window, softcap=softcap, dropout=dropout)
-        for q, k, v in parts
-    ]).squeeze(1)  # fmt: skip
+    return torch.cat([attend(*part, **how) for part in parts]).squeeze(1)
 
 
 _Block = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]

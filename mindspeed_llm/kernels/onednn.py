@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from mindspeed_llm.kernels import attention as plain
-from mindspeed_llm.kernels.attention import expect, visible_keys
+from mindspeed_llm.kernels.attention import by_sequence, expect, visible_keys
 from mindspeed_llm.kernels.linear import product
 
 BLOCK = 128  # queries; the quickest of 64, 128 and 256
@@ -55,11 +55,8 @@ def packed_attention(
 ) -> torch.Tensor:
     """`attention.packed_attention` of float32 without dropout."""
     expect(query, key, cu_seqlens=cu_seqlens, window=window, dropout=dropout)
-    lengths = [end - start for start, end in zip(cu_seqlens, cu_seqlens[1:], strict=False)]
-    parts = zip(*(t.unsqueeze(1).split(lengths) for t in (query, key, value)), strict=True)
-    return torch.cat([
-        attention(*part, scale=scale, window=window, softcap=softcap) for part in parts
-    ]).squeeze(1)  # fmt: skip
+    how = {"scale": scale, "window": window, "softcap": softcap}
+    return by_sequence(attention, query, key, value, cu_seqlens, **how)
 
 
 class _Attention(torch.autograd.Function):

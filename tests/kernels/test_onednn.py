@@ -68,5 +68,9 @@ def test_what_is_hidden_is_never_made_in_inference_mode():
     q, k = torch.randn(256, 1, 4, 16), torch.randn(256, 1, 2, 16)
     with torch.inference_mode():
         onednn.attention(q, k, k, scale=0.3)
+    assert (
+        onednn._hidden.cache_info().currsize and not onednn._hidden(128, 128, None).is_inference()
+    )
     q.requires_grad_()
     onednn.attention(q, k, k, scale=0.3).sum().backward()
+    assert q.grad.isfinite().all()
