@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from mindspeed_llm.kernels.cross_entropy import summed_cross_entropy
+from mindspeed_llm.kernels.table import kernel
 
 
 def whole_logits(
@@ -39,6 +40,7 @@ def measure(variant: str, asked: argparse.Namespace, answer: Connection) -> None
     weight = (torch.randn(asked.vocabulary, asked.hidden, generator=generator) * 0.02).to(dtype)
     targets = torch.randint(0, asked.vocabulary, (asked.tokens,), generator=generator)
     hidden.requires_grad_(), weight.requires_grad_()
+    multiply = kernel("linear", "cpu", dtype=dtype)  # as training's loss does
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, processor = [], []
     for _ in range(asked.repeat):
@@ -47,7 +49,9 @@ def measure(variant: str, asked: argparse.Namespace, answer: Connection) -> None
         if variant == "whole":
             loss = whole_logits(hidden, weight, targets, asked.softcap)
         else:
-            loss = summed_cross_entropy(hidden, weight, targets, softcap=asked.softcap)
+            loss = summed_cross_entropy(
+                hidden, weight, targets, softcap=asked.softcap, multiply=multiply
+            )
         loss.backward()
         wall.append(time.perf_counter() - start)
         processor.append(time.process_time() - started)

@@ -1,8 +1,9 @@
-"""Owns causal attention on oneDNN's products, a block of queries at a time: float32 on a CPU whose
-own float32 products are slow (`linear.mkl_suffices`). It knows no layer and no rank.
+"""Owns causal attention on oneDNN's products, a block of queries at a time, on a CPU whose own
+products are slow (`linear.mkl_suffices`). It knows no layer and no rank.
 
 torch's fused kernel multiplies with MKL. Here the scores of a block are written out, for the
-gradient once more, so that memory grows with the length and not with its square.
+gradient once more, so that memory grows with the length and not with its square. In bfloat16
+scores and their gradient are float32 products of the same numbers, the others are of bfloat16.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mindspeed_llm.kernels.attention import by_sequence, expect, visible_keys
 from mindspeed_llm.kernels.linear import product
 
 BLOCK = 128  # queries; the quickest of 64, 128 and 256
-FEWEST = 8, 256  # queries and keys; with less it is no quicker than torch's kernel
+FEW = 2**14  # scores of a head; with no more it is no quicker than torch's kernel
 
 
 def attention(
@@ -33,9 +34,9 @@ def attention(
     hidden: torch.Tensor | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """`attention.attention` of float32 without dropout; with `hidden`, or few queries or keys, it
-    is that very function."""
-    if hidden is not None or len(query) < FEWEST[0] or len(key) < FEWEST[1]:
+    """`attention.attention` of float32 or bfloat16 without dropout; with `hidden`, or few scores,
+    it is that very function."""
+    if hidden is not None or len(query) * len(key) <= FEW:
         return plain.attention(query, key, value, scale=scale, window=window, softcap=softcap,
                                hidden=hidden, dropout=dropout)  # fmt: skip
     expect(query, key, window=window, dropout=dropout)
@@ -53,7 +54,7 @@ def packed_attention(
     softcap: float | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """`attention.packed_attention` of float32 without dropout."""
+    """`attention.packed_attention` of float32 or bfloat16 without dropout."""
     expect(query, key, cu_seqlens=cu_seqlens, window=window, dropout=dropout)
     how = {"scale": scale, "window": window, "softcap": softcap}
     return by_sequence(attention, query, key, value, cu_seqlens, **how)
@@ -75,10 +76,11 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(query, key, value)
         ctx.how = scale, window, softcap
         q, k, v = map(_by_head, (query, key, value))
+        exact_k = k.float()
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         for rows, keys in _blocks(q, k, window):
-            weights, _ = _weights(_flat(q[rows]) * scale, k[keys], q[rows], window, softcap)
-            out[rows] = product(weights, v[keys].t()).view(q[rows].shape)
+            weights, _ = _weights(q[rows], exact_k[keys], scale, window, softcap)
+            out[rows] = product(weights.to(v.dtype), v[keys].t()).view(q[rows].shape)
         return out.permute(2, 0, 1, 3)
 
     @staticmethod
@@ -86,20 +88,26 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scale, window, softcap = ctx.how
         q, k, v = map(_by_head, ctx.saved_tensors)
+        exact_k, exact_v = k.float(), v.float()
         above = grad.permute(1, 2, 0, 3)
         for_q = torch.empty_like(q, memory_format=torch.contiguous_format)
-        for_k, for_v = torch.zeros_like(k), torch.zeros_like(v)
+        for_k, for_v = torch.zeros_like(exact_k), torch.zeros_like(exact_v)
         for rows, keys in _blocks(q, k, window):
-            queries, mine = _flat(q[rows]) * scale, _flat(above[rows])
-            weights, slope = _weights(queries, k[keys], q[rows], window, softcap)
-            for_v[keys] += product(weights.t(), mine.t())
-            scores = product(mine, v[keys])
+            queries, mine = _flat(q[rows]), _flat(above[rows])
+            weights, slope = _weights(q[rows], exact_k[keys], scale, window, softcap)
+            for_v[keys] += product(weights.to(mine.dtype).t(), mine.t())
+            scores = product(mine.float() * scale, exact_v[keys])
             scores = torch._softmax_backward_data(scores, weights, -1, torch.float32)
             if slope is not None:
                 scores *= slope
-            for_q[rows] = product(scores, k[keys].t()).mul_(scale).view(q[rows].shape)
+            scores = scores.to(queries.dtype)
+            for_q[rows] = product(scores, k[keys].t()).view(q[rows].shape)
             for_k[keys] += product(scores.t(), queries.t())
-        return (*(one.permute(2, 0, 1, 3) for one in (for_q, for_k, for_v)), None, None, None)
+        return (
+            for_q.permute(2, 0, 1, 3),
+            *(one.to(k.dtype).permute(2, 0, 1, 3) for one in (for_k, for_v)),
+            None, None, None,
+        )  # fmt: skip
 
 
 _Index = tuple[int, int | slice, slice]
@@ -134,22 +142,22 @@ def _blocks(
 
 
 def _weights(
-    queries: torch.Tensor, keys: torch.Tensor, heads: torch.Tensor, window: int | None,
+    queries: torch.Tensor, keys: torch.Tensor, scale: float, window: int | None,
     softcap: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """Softmax of scaled queries [heads * r, d] over keys [k, d], the last r of which are their own,
-    and the slope of the cap; `heads` has the queries' shape, [heads, r, d]."""
-    scores = product(queries, keys)
+    """Softmax of the scores of queries [heads, r, d] over float32 keys [k, d], the last r of which
+    are their own, [heads * r, k], and the slope of the cap; both float32."""
+    scores = product(_flat(queries).float() * scale, keys)
     slope = None
     if softcap is not None:
         scores.div_(softcap).tanh_()
         slope = 1.0 - scores.square()
         scores.mul_(softcap)
-    count, width = heads.shape[1], len(keys)
+    count, width = queries.shape[1], len(keys)
     reach = count if window is None else width  # no query misses a key before its own
     hidden = _hidden(count, reach, window)
     scores.view(-1, count, width)[:, :, width - reach :].masked_fill_(hidden, float("-inf"))
-    return scores.softmax(-1), slope
+    return torch.softmax(scores, -1, out=scores), slope
 
 
 @functools.lru_cache(maxsize=16)

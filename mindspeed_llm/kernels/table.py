@@ -94,7 +94,9 @@ def _flash(need: Need) -> str | None:
 
 
 def _onednn(need: Need) -> str | None:
-    return "it has no dropout" if need.dropout else _float32(need)
+    if need.dtype not in (torch.float32, torch.bfloat16):
+        return "it computes in fp32 and bf16 only"
+    return "it has no dropout" if need.dropout else None
 
 
 def _flash_npu(need: Need) -> str | None:

@@ -9,12 +9,14 @@ A training script hands its own data sets and forward step to `pretrain`. Both a
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
 
 from mindspeed_llm.training.megatron_lm_flags import add_flags, settle
@@ -77,7 +79,7 @@ def with_instruction_data(original: Callable[..., Any]) -> Callable[..., Any]:
         *rest: Any,
         **named: Any,
     ) -> Any:
-        return original(
+        result = original(
             Provider(train_valid_test_dataset_provider),
             model_provider,
             model_type,
@@ -85,8 +87,17 @@ def with_instruction_data(original: Callable[..., Any]) -> Callable[..., Any]:
             *rest,
             **named,
         )
+        atexit.register(_leave)
+        return result
 
     return pretrain
+
+
+def _leave() -> None:
+    """Give up gloo's groups, which Megatron-LM leaves to the end of the interpreter: their threads
+    abort some processes there, after all work is done."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 class Provider:
@@ -161,6 +172,6 @@ def _sum_over_supervised(
     count = trained.sum()
     report = torch.stack([total.detach(), count.float()])
     if (MAJOR, MINOR) < _REDUCED_BELOW:
-        torch.distributed.all_reduce(report, group=parallel_state.get_data_parallel_group())
+        dist.all_reduce(report, group=parallel_state.get_data_parallel_group())
         return total, count.int(), {"lm loss": (report[0], report[1])}
     return total, count.int(), {"lm loss": report}

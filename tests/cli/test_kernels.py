@@ -10,7 +10,7 @@ from mindspeed_llm.kernels.table import SHOWN
 
 
 def test_every_operation_is_shown_with_its_reason(monkeypatch):
-    monkeypatch.setenv(WITHOUT, "oneDNN")  # which not every processor has, and not in bfloat16
+    monkeypatch.setenv(WITHOUT, "oneDNN")  # which not every processor has
     rows = kernels.rows("cpu")
     assert [row["op"] for row in rows] == [name for name, _, _ in SHOWN]
     assert all(row["kernel"] and row["why"] and ":" in row["in"] for row in rows)
