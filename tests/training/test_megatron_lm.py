@@ -138,6 +138,23 @@ def _losses(checkout, tmp_path, ranks, *flags):
     return [float(number) for pair in found for number in pair]
 
 
+LEAVES = """
+import atexit, torch.distributed as dist
+atexit.register(lambda: print("at the end:", dist.is_initialized()))  # the last one called
+from mindspeed_llm.training.megatron_lm import with_instruction_data
+def pretrain(provider, model, kind, step):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return "trained"
+print(with_instruction_data(pretrain)(None, None, None, print), dist.is_initialized())
+"""
+
+
+def test_gloos_groups_do_not_see_the_end_of_the_interpreter():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LEAVES], capture_output=True,
+                          text=True, timeout=100)  # fmt: skip
+    assert done.returncode == 0 and done.stdout == "trained True\nat the end: False\n", done
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not CHECKOUTS, reason="MEGATRON_LM_PATH names no checkout of Megatron-LM")
 @pytest.mark.parametrize("checkout", CHECKOUTS)
