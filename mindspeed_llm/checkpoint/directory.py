@@ -294,12 +294,7 @@ class Staging:
         for directory in directories:
             sync_directory(directory)
         final = self.root / iteration_name(self.iteration)
-        aside = None
-        if final.exists():
-            aside = self.root / f"{final.name}.old-{secrets.token_hex(4)}"
-            os.replace(final, aside)
-        os.replace(self.path, final)
-        sync_directory(self.root)
+        aside = _exchange(self.path, final)
         word = "release" if self.iteration is None else str(self.iteration)
         replace_text(self.root / TRACKER, word)
         if aside is not None:
@@ -330,6 +325,14 @@ def staging_beside(target: Path) -> Path:
 
 def put_in_place(staging: Path, target: Path) -> None:
     """Give a finished directory its name; what has that name is replaced and removed."""
+    aside = _exchange(staging, target)
+    if aside is not None:
+        shutil.rmtree(aside)
+
+
+def _exchange(staging: Path, target: Path) -> Path | None:
+    """Give `staging` the name of `target`; where a former one now is, to be removed. It keeps its
+    name when that fails."""
     aside = None
     if target.is_dir() and any(target.iterdir()):
         aside = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
@@ -341,8 +344,7 @@ def put_in_place(staging: Path, target: Path) -> None:
             os.replace(aside, target)
         raise
     sync_directory(target.parent)
-    if aside is not None:
-        shutil.rmtree(aside)
+    return aside
 
 
 def _being_written(name: str) -> str:

@@ -79,6 +79,24 @@ def test_saving_the_same_iteration_again_replaces_it(tmp_path, assets):
     assert sorted(p.name for p in (tmp_path / "ck").iterdir()) == ["iter_0000005", TRACKER]
 
 
+def test_the_former_one_keeps_its_name_when_the_new_one_cannot_have_it(
+    tmp_path, assets, monkeypatch
+):
+    save(tmp_path / "ck", 5, assets, 1.0)
+    rename = os.replace
+
+    def fails(source, target):
+        if ".tmp-" in str(source) and str(target).endswith("iter_0000005"):
+            raise OSError("the disk has gone")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="the disk has gone"):
+        save(tmp_path / "ck", 5, assets, 2.0)
+    assert value_of(find_checkpoint(tmp_path / "ck")) == 1.0
+    assert not list((tmp_path / "ck").glob("*.old-*"))
+
+
 DEATHS = ["writing", "manifest", "first rename", "second rename", "tracker", "clean-up"]
 
 
