@@ -19,6 +19,7 @@ SOURCE = (Path(__file__).parent / "grid_ranks.py").read_text(encoding="utf-8")
 FULL = ["--recompute-granularity", "full", "--recompute-method", "uniform",
         "--recompute-num-layers", "1"]  # fmt: skip
 RECOMPUTE = {"no": [], "selective": ["--recompute-granularity", "selective"], "full": FULL}
+AT_ONCE = 8  # megatron-core keeps the groups of each, and gloo threads for each group
 ROWS = {True: 8, False: 24}  # of a global batch: 24 conversations, packed or not
 
 
@@ -93,7 +94,7 @@ def data(
 
 @pytest.fixture
 def measure(run_ranks: Callable[..., list[Any]], data: dict[str, str]) -> Run:
-    """Runs points, and what they are compared with, in one start of processes a world size."""
+    """Runs points, and what they are compared with, up to AT_ONCE in one start of processes."""
 
     def run(points: list[Point]) -> dict[Point, dict[str, Any]]:
         alone = sorted({Point(p.family, p.packed) for p in points}, key=repr)
@@ -109,10 +110,12 @@ def measure(run_ranks: Callable[..., list[Any]], data: dict[str, str]) -> Run:
         found = {}
         for world in sorted({p.world for p in points}):
             here = [p for p in points if p.world == world]
-            ranks = run_ranks(world, SOURCE, [job(p) for p in here], timeout=600 + 120 * len(here))
-            for number, point in enumerate(here):
-                every = [rank[number] for rank in ranks]
-                found[point] = difference(every, wanted[Point(point.family, point.packed)])
+            for start in range(0, len(here), AT_ONCE):
+                part = here[start : start + AT_ONCE]
+                ranks = run_ranks(world, SOURCE, [job(p) for p in part], timeout=1200)
+                for number, point in enumerate(part):
+                    every = [rank[number] for rank in ranks]
+                    found[point] = difference(every, wanted[Point(point.family, point.packed)])
         return found
 
     return run
