@@ -93,16 +93,16 @@ class _Attention(torch.autograd.Function):
         for_q = torch.empty_like(q, memory_format=torch.contiguous_format)
         for_k, for_v = torch.zeros_like(exact_k), torch.zeros_like(exact_v)
         for rows, keys in _blocks(q, k, window):
-            queries, mine = _flat(q[rows]), _flat(above[rows])
-            weights, slope = _weights(q[rows], exact_k[keys], scale, window, softcap)
+            queries, mine = q[rows].contiguous(), _flat(above[rows])
+            weights, slope = _weights(queries, exact_k[keys], scale, window, softcap)
             for_v[keys] += product(weights.to(mine.dtype).t(), mine.t())
             scores = product(mine.float() * scale, exact_v[keys])
             scores = torch._softmax_backward_data(scores, weights, -1, torch.float32)
             if slope is not None:
                 scores *= slope
             scores = scores.to(queries.dtype)
-            for_q[rows] = product(scores, k[keys].t()).view(q[rows].shape)
-            for_k[keys] += product(scores.t(), queries.t())
+            for_q[rows] = product(scores, k[keys].t()).view(queries.shape)
+            for_k[keys] += product(scores.t(), _flat(queries).t())
         return (
             for_q.permute(2, 0, 1, 3),
             *(one.to(k.dtype).permute(2, 0, 1, 3) for one in (for_k, for_v)),
